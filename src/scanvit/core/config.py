@@ -1,0 +1,158 @@
+"""The experiment: one tree of frozen settings. The defaults are the reference recipe (docs/architecture.md).
+
+Every leaf can be set from a YAML file or by ``--set section.key=value``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_FORBID = ConfigDict(extra="forbid", validate_default=True)
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class DataConfig:
+    pack: str | None = None
+    """Path of the pack folder. ``--pack`` sets it."""
+    fingerprint: str | None = None
+    """Of the pack that the run was started with; written by the run, checked when it is resumed or repeated."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class ModelConfig:
+    """A Vision Transformer behind a convolutional stem. Image size, channels and classes come from the pack."""
+
+    stem_widths: tuple[int, ...] = Field(default=(64, 64, 128, 128), min_length=2)
+    """Output channels of the 3x3 blocks. The last two have stride 2, those before them stride 1."""
+    dim: int = Field(default=64, ge=1)
+    """Width of a token."""
+    depth: int = Field(default=16, ge=1)
+    """Number of transformer blocks."""
+    heads: int = Field(default=16, ge=1)
+    dim_head: int = Field(default=64, ge=1)
+    """Width of one head; the inner width of attention is heads * dim_head."""
+    mlp_dim: int = Field(default=256, ge=1)
+    """Hidden width of the feed-forward layers."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Of the feed-forward layers (the stem always uses ReLU)."""
+    pool: Literal["cls", "mean"] = "cls"
+    """What the head reads: the [CLS] token or the mean of all patch tokens."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """After the attention projection and inside the feed-forward layers."""
+    emb_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """After the position embedding."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth: probability of dropping a residual branch in the last block, rising linearly from 0."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class OptimizerConfig:
+    name: Literal["adam", "adamw"] = "adam"
+    lr: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Applied to matrices and kernels only: never to biases, norms, position embeddings or the [CLS] token."""
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class ScheduleConfig:
+    name: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    """Linear rise from 0; counted in epochs, applied per optimizer step."""
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Where the cosine ends, as a share of lr."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class LossConfig:
+    """Cross-entropy on logits, applied once."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    """balanced: 1 / frequency; sqrt: its square root. Scaled to a mean of 1 over the training images."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class AugmentConfig:
+    """Random changes of training images, drawn on the device. All zero: none.
+
+    No vertical flip and no large rotation: they make no X-ray or B-scan that exists.
+    """
+
+    rotate_deg: float = Field(default=0.0, ge=0, le=45)
+    """Largest angle, degrees, either way."""
+    shift: float = Field(default=0.0, ge=0, le=0.5)
+    """Largest shift, as a share of the side."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Zoom between 1 - scale and 1 + scale."""
+    hflip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of mirroring left and right. Right for B-scans; for chest X-rays it mirrors the heart."""
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    """Largest offset, as a share of the full pixel range."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Factor about the image's mean between 1 - contrast and 1 + contrast."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Largest standard deviation of Gaussian noise, as a share of the full pixel range."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """Probability of blanking a rectangle of 2 to 20 % of the area."""
+    mixup: float = Field(default=0.0, ge=0)
+    """alpha of mixup's Beta distribution (Zhang et al. 2018); 0: off."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class EmaConfig:
+    decay: float = Field(default=0.0, ge=0, lt=1)
+    """Of the exponential moving average of the weights, per optimizer step; 0: off. When on, it is validated and kept."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class TrainerConfig:
+    max_epochs: int = Field(default=12, ge=1)
+    per_device_batch_size: int = Field(default=32, ge=1)
+    """Images a process and optimizer step; times the number of processes it is the global batch size."""
+    eval_batch_size: int = Field(default=256, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | Literal["auto"] = "auto"
+    """Processes a node. auto: every GPU, or one process on a CPU."""
+    num_nodes: int = Field(default=1, ge=1)
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """auto: bf16-mixed on a GPU, 32-true on a CPU."""
+    gradient_clip_norm: float = Field(default=0.0, ge=0)
+    """Largest L2 norm of the gradient; 0: off."""
+    early_stopping_patience: int = Field(default=0, ge=0)
+    """Epochs without a better val_loss before training ends; 0: off."""
+    checkpoint_every_s: float = Field(default=60.0, gt=0)
+    """Seconds between checkpoints inside an epoch (one is always written at its end)."""
+    log_every_n_steps: int = Field(default=10, ge=1)
+    compile: bool = False
+    """torch.compile the network: faster steps after a slow first one."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class TrackingConfig:
+    mlflow: bool = True
+    """Copy events.jsonl to MLflow: MLFLOW_TRACKING_URI, or a SQLite file beside the run folder."""
+    experiment_name: str = "scanvit"
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """How long the end of a run waits for the tracking server before leaving the rest to ``scanvit track sync``."""
+    system_metrics_every_s: float = Field(default=10.0, ge=0)
+    """Between samples of CPU, memory and GPU use; 0: off."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Experiment:
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    description: str = ""
+    seed: int = Field(default=42, ge=0, lt=2**31)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    ema: EmaConfig = Field(default_factory=EmaConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)

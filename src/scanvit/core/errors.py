@@ -1,0 +1,148 @@
+"""Every error that scanvit raises on purpose, in one tree.
+
+    ScanvitError                 1
+    ├── AuditError               3   a gate of the audit failed
+    ├── PartialError             4   done, but some inputs were skipped
+    ├── ConfigError             10
+    │   ├── UnknownExperimentError  11
+    │   └── UnknownKeyError      12
+    ├── DataError               20
+    │   ├── SourcesError         21   the sources file or a source cannot be used
+    │   ├── ArchiveError         22   hostile or broken archive
+    │   ├── ImageError           23   unreadable, wrong kind or too large an image
+    │   ├── QuarantineError      24   more unreadable images than allowed
+    │   └── EmptyClassError      25
+    ├── PackError               30
+    │   ├── PackMissingError     31
+    │   ├── PackVersionError     32
+    │   ├── PackCorruptError     33
+    │   └── PackMismatchError    34   another pack than the run was started with
+    ├── RunError                40
+    │   ├── RunMissingError      41
+    │   └── RunExistsError       42
+    ├── CheckpointError         50
+    ├── StorageError            60
+    │   └── NoSpaceError         61
+    ├── TrackingError           70
+    └── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+
+The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ScanvitError(Exception):
+    """An error with a sentence that names the offending value, a hint that says what to do, and an exit code."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self):  # keeps the hint when the error crosses a process boundary
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[ScanvitError], message: str, hint: str | None) -> ScanvitError:
+    return kind(message, hint=hint)
+
+
+class AuditError(ScanvitError):
+    exit_code = 3
+
+
+class PartialError(ScanvitError):
+    exit_code = 4
+
+
+class ConfigError(ScanvitError):
+    exit_code = 10
+
+
+class UnknownExperimentError(ConfigError):
+    exit_code = 11
+
+
+class UnknownKeyError(ConfigError):
+    exit_code = 12
+
+
+class DataError(ScanvitError):
+    exit_code = 20
+
+
+class SourcesError(DataError):
+    exit_code = 21
+
+
+class ArchiveError(DataError):
+    exit_code = 22
+
+
+class ImageError(DataError):
+    exit_code = 23
+
+
+class QuarantineError(DataError):
+    exit_code = 24
+
+
+class EmptyClassError(DataError):
+    exit_code = 25
+
+
+class PackError(ScanvitError):
+    exit_code = 30
+
+
+class PackMissingError(PackError):
+    exit_code = 31
+
+
+class PackVersionError(PackError):
+    exit_code = 32
+
+
+class PackCorruptError(PackError):
+    exit_code = 33
+
+
+class PackMismatchError(PackError):
+    exit_code = 34
+
+
+class RunError(ScanvitError):
+    exit_code = 40
+
+
+class RunMissingError(RunError):
+    exit_code = 41
+
+
+class RunExistsError(RunError):
+    exit_code = 42
+
+
+class CheckpointError(ScanvitError):
+    exit_code = 50
+
+
+class StorageError(ScanvitError):
+    exit_code = 60
+
+
+class NoSpaceError(StorageError):
+    exit_code = 61
+
+
+class TrackingError(ScanvitError):
+    exit_code = 70
+
+
+class PreemptedError(ScanvitError):
+    exit_code = 75

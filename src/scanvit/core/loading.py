@@ -1,0 +1,138 @@
+"""From a name or a YAML file and ``--set`` overrides to a checked Experiment, and back."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from .config import Experiment
+from .errors import ConfigError, ScanvitError, UnknownExperimentError, UnknownKeyError
+
+_ADAPTER = TypeAdapter(Experiment)
+_UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
+
+
+def shipped_experiments() -> dict[str, Any]:
+    """Names of the experiments inside the package, each with the resource that holds it."""
+    folder = resources.files("scanvit") / "experiments"
+    return {p.name.removesuffix(".yaml"): p for p in sorted(folder.iterdir(), key=lambda p: p.name) if p.name.endswith(".yaml")}
+
+
+def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Load a shipped experiment by name, or any YAML file by path, and apply ``section.key=value`` overrides.
+
+    Raises UnknownExperimentError, UnknownKeyError or ConfigError, each naming the offending value.
+    """
+    shipped = shipped_experiments()
+    if name_or_path in shipped:
+        text = shipped[name_or_path].read_text(encoding="utf-8")
+    elif Path(name_or_path).is_file():
+        text = read_text(Path(name_or_path), error=ConfigError)
+    else:
+        raise UnknownExperimentError(
+            f"There is no experiment {name_or_path!r}.{_did_you_mean(name_or_path, shipped)}",
+            hint=f"Shipped experiments: {', '.join(shipped)}. Or give the path of a YAML file.",
+        )
+    values = parse_yaml(text, where=name_or_path)
+    values.setdefault("name", Path(name_or_path).stem)
+    for override in overrides:
+        _apply(values, override)
+    return experiment_from_dict(values, where=name_or_path)
+
+
+def experiment_from_dict(values: Mapping[str, Any], *, where: str = "experiment") -> Experiment:
+    try:
+        return _ADAPTER.validate_python(dict(values))
+    except ValidationError as error:
+        raise _explain(error.errors(), where) from None
+
+
+def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Plain data only (safe for YAML, JSON and ``torch.load(weights_only=True)``)."""
+    return _ADAPTER.dump_python(experiment, mode="json")
+
+
+def experiment_to_yaml(experiment: Experiment) -> str:
+    return yaml.safe_dump(experiment_to_dict(experiment), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}: the keys that ``--set`` takes."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def read_text(path: Path, *, error: type[ScanvitError]) -> str:
+    """The file's text; an unreadable one is an error of our own tree."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{path} cannot be read: {cause}.", hint="It must be a UTF-8 text file that you may read.") from None
+
+
+def parse_yaml(text: str, *, where: str, error: type[ScanvitError] = ConfigError) -> dict[str, Any]:
+    """A YAML document that is a mapping; anything else raises ``error``."""
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as cause:
+        raise error(f"{where} is not valid YAML: {' '.join(str(cause).split())}.", hint="Mend the file.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise error(f"{where} holds no mapping of settings.", hint="Write it as 'key: value' lines.")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value.", hint="For example: --set optimizer.lr=3e-4")
+    *sections, leaf = key.split(".")
+    for section in sections:
+        child = values.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise _unknown_key(key, "--set")
+        values = child
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values[leaf] = text
+
+
+def _explain(errors: list[ErrorDetails], where: str) -> ConfigError:
+    # A misspelt key also shows up as other errors further on, so it is told first.
+    first = next((e for e in errors if e["type"] in _UNKNOWN_KEY), errors[0])
+    # Steps that name a member of a union are no keys of the file.
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "function-")))
+    if first["type"] in _UNKNOWN_KEY:
+        return _unknown_key(key, where)
+    value = first["input"]
+    shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
+    return ConfigError(f"{where}: {key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}.", hint="Mend the value, or leave the key out for its default.")
+
+
+def _unknown_key(key: str, where: str) -> UnknownKeyError:
+    known = flatten(experiment_to_dict(Experiment()))
+    section = key.rsplit(".", 1)[0] + "." if "." in key else ""
+    siblings = [k for k in known if k.startswith(section)] or list(known)
+    return UnknownKeyError(
+        f"{where}: {key!r} is no setting.{_did_you_mean(key, known)}",
+        hint=f"Settings there: {', '.join(siblings)}" if section else f"Sections: {', '.join(dict.fromkeys(k.split('.')[0] for k in known))}",
+    )
+
+
+def _did_you_mean(word: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

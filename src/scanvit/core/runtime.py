@@ -1,0 +1,96 @@
+"""Seeds, the process's place in the world, and a description of the machine. torch is imported only where it is asked about."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_REPORTED_PACKAGES = ("scanvit", "torch", "lightning", "torchmetrics", "mlflow", "numpy", "pillow", "pyarrow", "scikit-learn", "ray")
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in 0..2**63-1 that is a stable function of its parts: the same on every machine, version and process count."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where this process stands among the processes of one run. A launcher says it by the usual environment variables."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> World:
+        read = lambda name, default: int(os.environ.get(name, default))  # noqa: E731
+        return cls(rank=read("RANK", 0), local_rank=read("LOCAL_RANK", 0), world_size=read("WORLD_SIZE", 1))
+
+
+def available_devices(accelerator: str) -> tuple[str, int]:
+    """("gpu", count) or ("cpu", 1) for an accelerator setting of auto, cpu or gpu."""
+    import torch
+
+    if accelerator != "cpu" and torch.cuda.is_available():  # true for ROCm as well
+        return "gpu", torch.cuda.device_count()
+    return accelerator if accelerator == "gpu" else "cpu", 1
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices and the code's commit: plain data for RUN/environment.json. Nothing of the process's environment variables."""
+    import torch
+
+    versions = {}
+    for name in _REPORTED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "rocm": getattr(torch.version, "hip", None),
+        "versions": versions,
+        "git_commit": _git_commit(),
+    }
+
+
+def gpu_info() -> str:
+    """What nvidia-smi or rocm-smi prints, or a sentence that there is neither."""
+    for command in ("nvidia-smi", "rocm-smi"):
+        if shutil.which(command):
+            result = subprocess.run([command], capture_output=True, text=True, timeout=30, check=False)
+            return result.stdout + result.stderr
+    return f"No GPU tool (nvidia-smi, rocm-smi) on this machine: {platform.machine()}, {os.cpu_count()} CPU cores.\n"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or sys.platform
+
+
+def _git_commit() -> str | None:
+    """Of the checkout that this package runs from; None where it was installed without one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        result = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

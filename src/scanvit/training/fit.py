@@ -1,0 +1,204 @@
+"""``fit``: bring a run folder to its end. The one entry point, on a laptop, under a launcher of several processes, or on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from ..core.config import Experiment
+from ..core.errors import EmptyClassError, PreemptedError
+from ..core.events import EventLog
+from ..core.loading import experiment_to_dict
+from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info
+from ..data.loader import EvalLoader, TrainLoader, as_tensor
+from ..data.pack import Pack
+from ..storage.atomic import write_json, write_text
+from .checkpoints import AtomicCheckpointIO, newest_intact
+from .module import ClassificationModule
+from .progress import Progress
+from .recorder import RunRecorder
+from .system_metrics import SystemSampler
+from .tracking import Shipper
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    run_dir: Path
+    best_epoch: int
+    best_val_loss: float
+    tracked: bool
+    """Whether everything reached the tracking server; if not, ``scanvit track sync`` sends the rest."""
+
+
+def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False) -> FitResult:
+    """Train until the experiment's end, from the run's newest intact checkpoint if it has one.
+
+    ``experiment`` must be bound to the pack (``run_folder.bind``) and ``run_dir`` opened (``run_folder.open_run``). Every process of a run
+    calls this; rank, local rank and world size come from the launcher's environment. On the same machine type and number of
+    processes the final weights do not depend on how often the run was interrupted.
+
+    Raises EmptyClassError for a pack that cannot be trained on, PreemptedError after SIGTERM, NoSpaceError where a checkpoint cannot be
+    written; whatever is raised, the run folder can be continued.
+    """
+    world = World.from_environment()
+    torch.manual_seed(derive_seed("init", experiment.seed))
+    module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
+    if experiment.trainer.compile:
+        module.network.compile()
+    checkpoint = newest_intact(run_dir / "checkpoints")
+    events = _open_events(experiment, run_dir, checkpoint) if world.rank == 0 else None
+    recorder = RunRecorder(run_dir, events=events, progress=Progress(show=show_progress and world.rank == 0), audit=pack.findings())
+    with _quiet_lightning():
+        trainer = _build_trainer(experiment, recorder, run_dir)
+    with _side_threads(experiment, run_dir, events, trainer) as shipper, _quiet_lightning():
+        try:
+            trainer.fit(module, datamodule=_PackData(experiment, pack), ckpt_path=checkpoint)
+        except BaseException as error:
+            if events:
+                events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
+            raise
+        if events:
+            for path in ("checkpoint.pth", "checkpoints/last.ckpt"):
+                events.write("artifact", path=path)
+            events.write("end", step=trainer.global_step, status="finished")
+    tracked = shipper is None or shipper.behind == 0
+    return FitResult(run_dir=run_dir, best_epoch=recorder.best_epoch, best_val_loss=recorder.best_val_loss, tracked=tracked)
+
+
+class _PackData(L.LightningDataModule):
+    """The pack as Lightning's data: the shares of this rank, on this rank's device."""
+
+    def __init__(self, experiment: Experiment, pack: Pack) -> None:
+        super().__init__()
+        self.experiment, self.pack = experiment, pack
+
+    def train_dataloader(self) -> TrainLoader:
+        trainer = self._trainer()
+        return TrainLoader(
+            *self._tensors("train"),
+            optimizer_steps=lambda: trainer.global_step,
+            seed=self.experiment.seed,
+            per_device_batch_size=self.experiment.trainer.per_device_batch_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def val_dataloader(self) -> EvalLoader:
+        trainer = self._trainer()
+        size = self.experiment.trainer.eval_batch_size
+        return EvalLoader(*self._tensors("val"), batch_size=size, rank=trainer.global_rank, world_size=trainer.world_size)
+
+    def _tensors(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self._trainer().strategy.root_device
+        return as_tensor(self.pack.images(split), device), torch.from_numpy(np.array(self.pack.targets(split))).to(device)
+
+    def _trainer(self) -> L.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+
+def _train_counts(pack: Pack) -> torch.Tensor:
+    """Training images a class, (K,). Raises EmptyClassError where a class has none, or where there is nothing to validate on."""
+    counts = torch.bincount(torch.from_numpy(np.array(pack.targets("train"))), minlength=len(pack.class_names))
+    if missing := [name for name, count in zip(pack.class_names, counts, strict=True) if count == 0]:
+        raise EmptyClassError(f"{pack.path} has no training image of {missing[0]!r}.", hint="Add images of that class, or leave the class out of the sources.")
+    if len(pack.targets("val")) == 0:
+        raise EmptyClassError(f"{pack.path} has no image in val.", hint="Prepare it with a share for val: the best epoch is chosen there.")
+    return counts
+
+
+def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path) -> L.Trainer:
+    settings = experiment.trainer
+    accelerator, found = available_devices(settings.accelerator)
+    devices = found if settings.devices == "auto" else settings.devices
+    precision: Any = settings.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
+    strategy: Strategy | str = "auto"
+    if devices * settings.num_nodes > 1:
+        strategy = DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", gradient_as_bucket_view=True)
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy,
+        precision=precision,
+        max_epochs=settings.max_epochs,
+        gradient_clip_val=settings.gradient_clip_norm or None,
+        callbacks=[recorder],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run_dir,
+        logger=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        benchmark=accelerator == "gpu",
+    )
+
+
+def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:
+    """Write what describes the run beside it, and the event that opens or reopens it."""
+    events = EventLog(run_dir)
+    if checkpoint is not None:
+        events.write("resume", checkpoint=checkpoint.name)
+        return events
+    environment = describe_environment()
+    write_json(run_dir / "environment.json", environment)
+    write_text(run_dir / "gpu-info.txt", gpu_info())
+    events.write("start", experiment=experiment_to_dict(experiment), fingerprint=experiment.data.fingerprint)
+    tags = {"scanvit.fingerprint": experiment.data.fingerprint or "", "scanvit.experiment": experiment.name}
+    if environment["git_commit"]:
+        tags["mlflow.source.git.commit"] = environment["git_commit"]
+    events.write("tags", **tags)
+    for path in ("experiment.yaml", "environment.json", "gpu-info.txt"):
+        events.write("artifact", path=path)
+    return events
+
+
+@contextmanager
+def _side_threads(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer) -> Iterator[Shipper | None]:
+    """System metrics and tracking beside the training, on rank zero. Leaving waits for the tracking server for a bounded time."""
+    if events is None:
+        yield None
+        return
+    sampler = SystemSampler(events, every_s=experiment.tracking.system_metrics_every_s, position=lambda: (trainer.current_epoch, trainer.global_step))
+    shipper = Shipper(run_dir, experiment.tracking) if experiment.tracking.mlflow else None
+    sampler.start()
+    if shipper:
+        shipper.start()
+    try:
+        yield shipper
+    finally:
+        sampler.stop()
+        if shipper and not shipper.stop():
+            log.warning("Not everything reached the tracking server. Send the rest with: scanvit track sync %s", run_dir)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's own notes about loaders and hardware are no news here; its warnings about our choices have been weighed."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # torch 2.13 under Lightning 2.6
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

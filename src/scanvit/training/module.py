@@ -1,0 +1,149 @@
+"""The LightningModule: what one training, validation or test step computes, and what is known at an epoch's end."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ..core.config import Experiment
+from ..core.contract import PixelContract
+from ..core.runtime import derive_seed
+from ..data.augment import augment, mix
+from ..data.loader import Batch, steps_per_epoch
+from ..model.vit import VisionTransformer
+from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, update_average
+
+
+class ClassificationModule(L.LightningModule):
+    """A Vision Transformer with its recipe. With EMA on, validation, test and ``checkpoint.pth`` use the averaged weights."""
+
+    def __init__(self, experiment: Experiment, *, class_names: tuple[str, ...], contract: PixelContract, train_counts: Tensor) -> None:
+        """``train_counts``: training images a class, (K,)."""
+        super().__init__()
+        self.experiment, self.class_names, self.contract = experiment, class_names, contract
+        network = VisionTransformer(
+            experiment.model, num_classes=len(class_names), image_size_px=contract.image_size_px, channels=contract.channels
+        )
+        self.network: VisionTransformer = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if experiment.ema.decay else None
+        self.train_images = int(train_counts.sum())
+        weights = class_weights(train_counts.numpy(), experiment.loss)
+        self.register_buffer("class_weights", torch.from_numpy(weights), persistent=False)
+        # Sums over the images of the unfinished epoch: loss, right answers, images.
+        self.register_buffer("train_sums", torch.zeros(3, dtype=torch.float64), persistent=False)
+        self.val_loss = MeanMetric()
+        self.val_confusion = MulticlassConfusionMatrix(len(class_names))
+        self.epoch_metrics: dict[str, float] = {}
+        """Of the last finished epoch, the same on all ranks; see docs/architecture.md for the names."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose figures count: the average if there is one."""
+        return self.network if self.average is None else self.average
+
+    @property
+    def steps_per_epoch(self) -> int:
+        batch_size = self.experiment.trainer.per_device_batch_size
+        return steps_per_epoch(self.train_images, per_device_batch_size=batch_size, world_size=self.trainer.world_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float (B, C, H, W) -> logits (B, K)."""
+        return self.evaluated(images)
+
+    # Training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Augmentation and dropout become a function of (seed, step, rank): there is no random state to save or restore.
+        torch.manual_seed(derive_seed("step", self.experiment.seed, self.global_step, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        pixels, targets, weights = batch
+        images = augment(self.contract.normalize(pixels), self.experiment.augment)
+        if self.experiment.augment.mixup:
+            images, partner, share = mix(images, self.experiment.augment.mixup)
+            logits = self.network(images)
+            losses = share * self._losses(logits, targets) + (1 - share) * self._losses(logits, targets[partner])
+        else:
+            logits = self.network(images)
+            losses = self._losses(logits, targets)
+        with torch.no_grad():
+            seen = weights > 0
+            right = (logits.argmax(1) == targets) & seen
+            self.train_sums += torch.stack([(losses * seen).sum(), right.sum(), seen.sum()]).double()
+        return (losses * weights).sum()
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Weighted cross-entropy an image, (B,)."""
+        smoothing = self.experiment.loss.label_smoothing
+        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * self.class_weights[targets]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            # global_step already counts the step just made
+            update_average(self.average, self.network, ema_decay(self.global_step - 1, self.experiment.ema.decay))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = build_optimizer(self.network, self.experiment.optimizer)
+        steps, epochs = self.steps_per_epoch, self.experiment.trainer.max_epochs
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, self.experiment.schedule, steps_per_epoch=steps, max_epochs=epochs)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_end(self) -> None:
+        loss, right, images = self._reduced_train_sums().tolist()
+        self.epoch_metrics |= {"train_loss": loss / images, "train_accuracy": right / images}
+        self.train_sums.zero_()
+
+    def _reduced_train_sums(self) -> Tensor:
+        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")  # type: ignore[return-value]
+
+    # A checkpoint inside an epoch carries the sums of all ranks; rank zero takes them up again.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_sums"] = self._reduced_train_sums().tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sums = torch.tensor(checkpoint["train_sums"], dtype=torch.float64)
+        self.train_sums.copy_(sums if self.global_rank == 0 else torch.zeros_like(sums))
+
+    # Validation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pixels, targets, _ = batch
+        logits = self(self.contract.normalize(pixels)).float()
+        self.val_loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        self.val_confusion.update(logits, targets)
+
+    def on_validation_epoch_end(self) -> None:
+        confusion = self.val_confusion.compute()  # rows: truth, columns: prediction; summed over ranks
+        self.epoch_metrics = {"val_loss": float(self.val_loss.compute())} | per_class_metrics(confusion, self.class_names)
+        self.val_loss.reset()
+        self.val_confusion.reset()
+        # For whoever watches Lightning's own metrics (early stopping, Ray); the values are equal on all ranks already.
+        self.log_dict({k: self.epoch_metrics[k] for k in ("val_loss", "val_accuracy")}, sync_dist=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+
+def per_class_metrics(confusion: Tensor, class_names: tuple[str, ...]) -> dict[str, float]:
+    """Accuracy, and precision and recall a class, from a confusion matrix (K, K), rows: truth. 0/0 is NaN: unknown, not zero."""
+    confusion = confusion.double()
+    right = confusion.diagonal()
+    values = {"val_accuracy": float(right.sum() / confusion.sum())}
+    for name, precision, recall in zip(class_names, right / confusion.sum(0), right / confusion.sum(1), strict=True):
+        values[f"val_precision/{name}"] = float(precision)
+        values[f"val_recall/{name}"] = float(recall)
+    return values

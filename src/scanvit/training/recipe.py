@@ -1,0 +1,62 @@
+"""The recipe as pure functions: learning-rate schedule, EMA decay, class weights; and the optimizer that they drive."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.config import LossConfig, OptimizerConfig, ScheduleConfig
+
+
+def lr_factor(step: int, schedule: ScheduleConfig, *, steps_per_epoch: int, max_epochs: int) -> float:
+    """Share of the base learning rate, 0..1, for the optimizer step counted from 0.
+
+    Linear warm-up, then constant or half a cosine down to ``min_lr_ratio`` at the last step (Loshchilov & Hutter 2017, eq. 5, one cycle).
+    """
+    warmup = schedule.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule.name == "constant":
+        return 1.0
+    total = max_epochs * steps_per_epoch
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def ema_decay(step: int, decay: float) -> float:
+    """Decay for the optimizer step counted from 0: short memory at first, so that the random start is soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def class_weights(counts: np.ndarray, config: LossConfig) -> np.ndarray:
+    """Weight of each class, float32 (K,), with a mean of 1 over the training images. ``counts``: training images a class, all > 0."""
+    power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[config.class_weights]
+    weights = np.power(counts.astype(np.float64), -power)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW. Weight decay reaches matrices and kernels only, not biases, norms, position embeddings and the [CLS] token."""
+    decayed, free = [], []
+    for name, parameter in network.named_parameters():
+        is_matrix = parameter.ndim >= 2 and not name.endswith(("pos_embed", "cls_token"))
+        (decayed if is_matrix else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    return kind(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """One step of the exponential moving average, over weights and buffers; counters are copied."""
+    mine = [*average.parameters(), *average.buffers()]
+    theirs = [*network.parameters(), *network.buffers()]
+    pairs = list(zip(mine, theirs, strict=True))
+    floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
+    for a, b in pairs:
+        if not a.is_floating_point():
+            a.copy_(b)

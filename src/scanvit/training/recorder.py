@@ -1,0 +1,165 @@
+"""The one callback of a run: events, checkpoints, early stopping and the orderly answer to SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from ..core.errors import PreemptedError
+from ..core.events import EventLog
+from ..core.loading import experiment_to_dict
+from ..model.checkpoint import save_checkpoint
+from .checkpoints import replace_by_link
+from .module import ClassificationModule
+from .progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+class RunRecorder(Checkpoint):
+    """Derives from Lightning's ``Checkpoint`` because those callbacks see an epoch's end after the module has.
+
+    Only rank zero writes events and shows progress; saving and stopping are decided by all ranks together.
+    """
+
+    def __init__(self, run_dir: Path, *, events: EventLog | None, progress: Progress, audit: list[dict[str, Any]]) -> None:
+        """``events`` is None on every rank but zero. ``audit``: the pack's findings, carried into ``checkpoint.pth``."""
+        self.run_dir, self.events, self.progress, self.audit = run_dir, events, progress, audit
+        self.folder = run_dir / "checkpoints"
+        self.best_val_loss, self.best_epoch = math.inf, 0
+        self.terminated = False
+        self._saved_at = self._window_at = self._epoch_at = time.monotonic()
+        self._window_images = self._epoch_images = 0
+        self._train_time_s = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_val_loss": self.best_val_loss, "best_epoch": self.best_epoch, "train_time_s": self._train_time_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_val_loss, self.best_epoch = state_dict["best_val_loss"], state_dict["best_epoch"]
+        self._train_time_s = state_dict["train_time_s"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning's own handler, set just before, can deadlock several processes; this one takes its place for the training.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._saved_at = self._window_at = time.monotonic()
+        steps = _steps_per_epoch(trainer)
+        epoch = trainer.global_step // steps
+        trainer.should_stop = self._patience_is_over(trainer, epoch)  # true where the run was killed just after that decision
+        self.progress.start(steps_per_epoch=steps, max_epochs=int(trainer.max_epochs or 0), step=trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_at = self._window_at = time.monotonic()
+        self._epoch_images = self._window_images = 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        images = len(batch[0]) * trainer.world_size
+        self._window_images += images
+        self._epoch_images += images
+        self.progress.advance(trainer.global_step)
+        if trainer.global_step % self._settings(pl_module).log_every_n_steps == 0:
+            self._record_step(trainer, float(outputs["loss"]))
+        if trainer.is_last_batch:
+            return  # validation comes next, and the epoch's end saves
+        due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self._settings(pl_module).checkpoint_every_s
+        if self._agree(trainer, due or self.terminated):
+            self._save(trainer)
+            self._stop_if_terminated(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ClassificationModule)
+        epoch, metrics = trainer.global_step // _steps_per_epoch(trainer), pl_module.epoch_metrics
+        improved = metrics["val_loss"] < self.best_val_loss
+        if improved:
+            self.best_val_loss, self.best_epoch = metrics["val_loss"], epoch
+        elapsed_s = time.monotonic() - self._epoch_at
+        self._train_time_s += elapsed_s
+        self._save(trainer)
+        if trainer.is_global_zero:
+            if improved or not (self.folder / "best.ckpt").exists():
+                replace_by_link(self.folder / "last.ckpt", self.folder / "best.ckpt")
+                self._export(pl_module, epoch=epoch, step=trainer.global_step)
+            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "lr": _lr(trainer)}
+            if self.events:
+                self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
+            self.progress.epoch(epoch, metrics, best=improved)
+        self._stop_if_terminated(trainer)
+        trainer.should_stop = trainer.should_stop or self._patience_is_over(trainer, epoch)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.progress.stop()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.progress.stop()
+
+    def _settings(self, module: L.LightningModule) -> Any:
+        return module.experiment.trainer
+
+    def _record_step(self, trainer: L.Trainer, loss: float) -> None:
+        now = time.monotonic()
+        images_per_s = self._window_images / max(now - self._window_at, 1e-9)
+        self._window_at, self._window_images = now, 0
+        self.progress.rate(images_per_s, loss)
+        if self.events:
+            epoch = (trainer.global_step - 1) // _steps_per_epoch(trainer)
+            values = {"train_loss_step": loss, "lr": _lr(trainer), "images_per_s": images_per_s}
+            self.events.metrics(values, epoch=epoch, step=trainer.global_step)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+        self._saved_at = self._window_at = time.monotonic()
+        self._window_images = 0
+
+    def _export(self, module: ClassificationModule, *, epoch: int, step: int) -> None:
+        """Write ``checkpoint.pth``: the weights for use, with all that is needed to use them rightly."""
+        keys = ("val_loss", "val_accuracy")
+        save_checkpoint(
+            self.run_dir / "checkpoint.pth",
+            state_dict={name: value.detach().cpu() for name, value in module.evaluated.state_dict().items()},
+            class_names=module.class_names,
+            contract=module.contract,
+            experiment=experiment_to_dict(module.experiment),
+            fingerprint=module.experiment.data.fingerprint or "",
+            audit=self.audit,
+            metrics={"epoch": epoch, "step": step} | {k: module.epoch_metrics[k] for k in keys},
+        )
+
+    def _patience_is_over(self, trainer: L.Trainer, epoch: int) -> bool:
+        patience = self._settings(trainer.lightning_module).early_stopping_patience
+        return bool(patience) and epoch - self.best_epoch >= patience
+
+    def _on_sigterm(self, signum: int, frame: Any) -> None:
+        self.terminated = True  # acted on at the next step's end, when no rank is inside a collective
+
+    @staticmethod
+    def _agree(trainer: L.Trainer, flag: bool) -> bool:
+        """Whether any rank says so; every rank gets the same answer."""
+        return flag if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(flag, all=False)
+
+    def _stop_if_terminated(self, trainer: L.Trainer) -> None:
+        if self._agree(trainer, self.terminated):
+            raise PreemptedError(
+                f"Training was asked to stop and wrote a checkpoint at step {trainer.global_step}.",
+                hint=f"Go on with: scanvit train --resume {self.run_dir}",
+            )
+
+
+def _steps_per_epoch(trainer: L.Trainer) -> int:
+    assert isinstance(trainer.lightning_module, ClassificationModule)
+    return trainer.lightning_module.steps_per_epoch
+
+
+def _lr(trainer: L.Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])

@@ -1,0 +1,85 @@
+"""The run folder: made once, continued until it is finished, never shared by two runs or two processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ..core.config import Experiment
+from ..core.errors import PackMismatchError, RunError, RunExistsError, RunMissingError
+from ..core.events import read_events
+from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
+from ..data.pack import Pack
+from ..storage.atomic import storage_errors, write_text
+
+SETTINGS = "experiment.yaml"
+_MAY_DIFFER = {"data.pack"}  # the same pack in another place
+
+
+def bind(experiment: Experiment, pack: Pack) -> Experiment:
+    """The experiment with the pack's place and fingerprint filled in. Raises PackMismatchError where it names another fingerprint."""
+    wanted = experiment.data.fingerprint
+    if wanted and wanted != pack.fingerprint:
+        raise PackMismatchError(
+            f"{pack.path} has the fingerprint {pack.fingerprint[:12]}, but the experiment was made on {wanted[:12]}.",
+            hint="Use the pack that it was made on, or start a new run on this one with --pack.",
+        )
+    return replace(experiment, data=replace(experiment.data, pack=str(pack.path.resolve()), fingerprint=pack.fingerprint))
+
+
+def open_run(run_dir: Path, experiment: Experiment) -> bool:
+    """Make the run folder, or take up an unfinished run with the same settings: whether it continues one.
+
+    Raises RunExistsError for a finished run, for one with other settings, and for a folder with anything else in it.
+    """
+    if (run_dir / SETTINGS).is_file():
+        _refuse_other_settings(run_dir, experiment)
+        if is_finished(run_dir):
+            raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
+        return True
+    if run_dir.is_dir() and any(path.name != ".lock" for path in run_dir.iterdir()):
+        raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
+    write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
+    return False
+
+
+def load_run(run_dir: Path) -> Experiment:
+    """The resolved experiment of a run. Raises RunMissingError."""
+    if not (run_dir / SETTINGS).is_file():
+        raise RunMissingError(f"{run_dir} is no run: it has no {SETTINGS}.", hint="Give the folder that scanvit train made.")
+    return load_experiment(str(run_dir / SETTINGS))
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the training came to its end: by its epochs or by early stopping."""
+    return any(event["kind"] == "end" and event["values"].get("status") == "finished" for event in read_events(run_dir))
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep every other process out of the run folder. The lock goes with the process, however it ends."""
+    with storage_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:
+    old, new = flatten(experiment_to_dict(load_run(run_dir))), flatten(experiment_to_dict(experiment))
+    for key in new:
+        if key not in _MAY_DIFFER and old.get(key) != new[key]:
+            raise RunExistsError(
+                f"{run_dir} holds a run with {key} = {old.get(key)}, not {new[key]}.",
+                hint="Choose another --run-dir, or continue that run unchanged: scanvit train --resume RUN.",
+            )
