@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override!r} is not of the form section.key=value.", hint="For example: --set optimizer.lr=3e-4")
+    known = _known_keys()
+    if key not in known and not any(name.startswith(f"{key}.") for name in known):
+        raise _unknown_key(key, "--set")
     *sections, leaf = key.split(".")
     for section in sections:
-        child = values.setdefault(section, {})
+        if (child := values.get(section)) is None:  # missing, or "section:" with nothing behind it
+            child = values[section] = {}
         if not isinstance(child, dict):
             raise _unknown_key(key, "--set")
         values = child
@@ -114,25 +119,39 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(errors: list[ErrorDetails], where: str) -> ConfigError:
     # A misspelt key also shows up as other errors further on, so it is told first.
     first = next((e for e in errors if e["type"] in _UNKNOWN_KEY), errors[0])
-    # Steps that name a member of a union are no keys of the file.
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "function-")))
+    key = _key(first)
     if first["type"] in _UNKNOWN_KEY:
         return _unknown_key(key, where)
     value = first["input"]
     shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
-    return ConfigError(f"{where}: {key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}.", hint="Mend the value, or leave the key out for its default.")
+    reasons = dict.fromkeys(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in errors if _key(e) == key)  # several for a union of types
+    return ConfigError(f"{where}: {key} is {shown}: {', or '.join(reasons)}.", hint="Mend the value, or leave the key out for its default.")
+
+
+def _key(error: ErrorDetails) -> str:
+    """The setting that an error is about, without the steps into a union or a list that pydantic adds behind it."""
+    parts = [str(part) for part in error["loc"]]
+    prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    known = _known_keys()
+    return next((prefix for prefix in prefixes if prefix in known), prefixes[0] if prefixes else "the experiment")
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    return frozenset(flatten(experiment_to_dict(Experiment())))
 
 
 def _unknown_key(key: str, where: str) -> UnknownKeyError:
-    known = flatten(experiment_to_dict(Experiment()))
+    known = list(flatten(experiment_to_dict(Experiment())))
+    sections = list(dict.fromkeys(k.split(".")[0] for k in known))
     section = key.rsplit(".", 1)[0] + "." if "." in key else ""
-    siblings = [k for k in known if k.startswith(section)] or list(known)
+    siblings = [k for k in known if k.startswith(section)] or known
     return UnknownKeyError(
-        f"{where}: {key!r} is no setting.{_did_you_mean(key, known)}",
-        hint=f"Settings there: {', '.join(siblings)}" if section else f"Sections: {', '.join(dict.fromkeys(k.split('.')[0] for k in known))}",
+        f"{where}: {key!r} is no setting.{_did_you_mean(key, known if section else sections)}",
+        hint=f"Settings there: {', '.join(siblings if section else sections)}",
     )
 
 
-def _did_you_mean(word: str, known: Mapping[str, Any]) -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

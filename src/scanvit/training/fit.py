@@ -27,10 +27,8 @@ from .checkpoints import AtomicCheckpointIO, newest_intact
 from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
+from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
-from .tracking import Shipper
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +36,8 @@ class FitResult:
     run_dir: Path
     best_epoch: int
     best_val_loss: float
+    tracking_uri: str | None
+    """None where the run is not tracked."""
     tracked: bool
     """Whether everything reached the tracking server; if not, ``scanvit track sync`` sends the rest."""
 
@@ -62,7 +62,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     recorder = RunRecorder(run_dir, events=events, progress=Progress(show=show_progress and world.rank == 0), audit=pack.findings())
     with _quiet_lightning():
         trainer = _build_trainer(experiment, recorder, run_dir)
-    with _side_threads(experiment, run_dir, events, trainer) as shipper, _quiet_lightning():
+    with _observed(experiment, run_dir, events, trainer) as shipping, _quiet_lightning():
         try:
             trainer.fit(module, datamodule=_PackData(experiment, pack), ckpt_path=checkpoint)
         except BaseException as error:
@@ -73,8 +73,14 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
             for path in ("checkpoint.pth", "checkpoints/last.ckpt"):
                 events.write("artifact", path=path)
             events.write("end", step=trainer.global_step, status="finished")
-    tracked = shipper is None or shipper.behind == 0
-    return FitResult(run_dir=run_dir, best_epoch=recorder.best_epoch, best_val_loss=recorder.best_val_loss, tracked=tracked)
+    shipper = shipping.shipper() if shipping else None
+    return FitResult(
+        run_dir=run_dir,
+        best_epoch=recorder.best_epoch,
+        best_val_loss=recorder.best_val_loss,
+        tracking_uri=shipper.uri if shipper else None,
+        tracked=shipper is None or shipper.behind == 0,
+    )
 
 
 class _PackData(L.LightningDataModule):
@@ -169,22 +175,22 @@ def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None)
 
 
 @contextmanager
-def _side_threads(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer) -> Iterator[Shipper | None]:
+def _observed(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer) -> Iterator[ShippingProcess | None]:
     """System metrics and tracking beside the training, on rank zero. Leaving waits for the tracking server for a bounded time."""
     if events is None:
         yield None
         return
     sampler = SystemSampler(events, every_s=experiment.tracking.system_metrics_every_s, position=lambda: (trainer.current_epoch, trainer.global_step))
-    shipper = Shipper(run_dir, experiment.tracking) if experiment.tracking.mlflow else None
+    shipping = ShippingProcess(run_dir, experiment.tracking) if experiment.tracking.mlflow else None
     sampler.start()
-    if shipper:
-        shipper.start()
+    if shipping:
+        shipping.start()
     try:
-        yield shipper
+        yield shipping
     finally:
         sampler.stop()
-        if shipper and not shipper.stop():
-            log.warning("Not everything reached the tracking server. Send the rest with: scanvit track sync %s", run_dir)
+        if shipping:
+            shipping.stop()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One process or several: start ``fit`` as the experiment asks, under PyTorch's elastic agent where there is more than one."""
+"""From a command to a run: open its folder and start ``fit``, in this process or, by PyTorch's elastic agent, in several new ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from ..core.events import read_events
 from ..core.runtime import available_devices
 from ..data.pack import Pack
 from .fit import FitResult, fit
-from .run_folder import load_run
+from .run_folder import bind, load_run, locked, open_run
 
 
-def launch(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool) -> FitResult:
-    """Run ``fit`` in this process, or in ``trainer.devices`` new ones. Raises what ``fit`` raises."""
-    _, found = available_devices(experiment.trainer.accelerator)
-    devices = found if experiment.trainer.devices == "auto" else experiment.trainer.devices
-    if devices == 1 or "WORLD_SIZE" in os.environ:  # one process, or somebody else's launcher
-        return fit(experiment, pack, run_dir, show_progress=show_progress)
-    return _launch_processes(devices, pack, run_dir, show_progress=show_progress)
+def launch(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False) -> FitResult:
+    """Start a run, or continue an unfinished one with the same settings, in as many processes as ``trainer.devices`` asks for.
+
+    Raises PackMismatchError, RunExistsError, RunError for a run that another process trains, and what ``fit`` raises.
+    """
+    experiment = bind(experiment, pack)
+    with locked(run_dir):
+        open_run(run_dir, experiment)
+        _, found = available_devices(experiment.trainer.accelerator)
+        devices = found if experiment.trainer.devices == "auto" else experiment.trainer.devices
+        if devices == 1:
+            return fit(experiment, pack, run_dir, show_progress=show_progress)
+        return _launch_processes(devices, pack, run_dir, show_progress=show_progress)
 
 
 def _launch_processes(devices: int, pack: Pack, run_dir: Path, *, show_progress: bool) -> FitResult:

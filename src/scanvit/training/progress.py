@@ -16,7 +16,6 @@ class Progress:
         self.show = show
         self.console = console or Console()
         self.bar: Bar | None = None
-        self.images_per_s = 0.0
 
     def start(self, *, steps_per_epoch: int, max_epochs: int, step: int) -> None:
         self.max_epochs = max_epochs
@@ -31,14 +30,13 @@ class Progress:
             self.bar.update(self.task, completed=step)
 
     def rate(self, images_per_s: float, loss: float) -> None:
-        self.images_per_s = images_per_s
         if self.bar:
             self.bar.update(self.task, note=f"loss {loss:.3f}, {images_per_s:,.0f} images/s")
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
         if self.show:
             figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in ("train_loss", "val_loss", "val_accuracy"))
-            line = f"epoch {epoch:>3}/{self.max_epochs}  {figures}  {self.images_per_s:,.0f} images/s{'  best so far' if best else ''}"
+            line = f"epoch {epoch:>3}/{self.max_epochs}  {figures}  {metrics['images_per_s']:,.0f} images/s{'  best so far' if best else ''}"
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:

@@ -36,7 +36,7 @@ class RunRecorder(Checkpoint):
         self.folder = run_dir / "checkpoints"
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
-        self._saved_at = self._window_at = self._epoch_at = time.monotonic()
+        self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
         self._window_images = self._epoch_images = 0
         self._train_time_s = 0.0
 
@@ -54,7 +54,7 @@ class RunRecorder(Checkpoint):
         # Lightning's own handler, set just before, can deadlock several processes; this one takes its place for the training.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
-        self._saved_at = self._window_at = time.monotonic()
+        self._saved_at = self._window_at = self._epoch_at = time.monotonic()
         steps = _steps_per_epoch(trainer)
         epoch = trainer.global_step // steps
         trainer.should_stop = self._patience_is_over(trainer, epoch)  # true where the run was killed just after that decision
@@ -72,6 +72,7 @@ class RunRecorder(Checkpoint):
         if trainer.global_step % self._settings(pl_module).log_every_n_steps == 0:
             self._record_step(trainer, float(outputs["loss"]))
         if trainer.is_last_batch:
+            self._steps_end_at = time.monotonic()
             return  # validation comes next, and the epoch's end saves
         due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self._settings(pl_module).checkpoint_every_s
         if self._agree(trainer, due or self.terminated):
@@ -91,7 +92,8 @@ class RunRecorder(Checkpoint):
             if improved or not (self.folder / "best.ckpt").exists():
                 replace_by_link(self.folder / "last.ckpt", self.folder / "best.ckpt")
                 self._export(pl_module, epoch=epoch, step=trainer.global_step)
-            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "lr": _lr(trainer)}
+            images_per_s = self._epoch_images / max(self._steps_end_at - self._epoch_at, 1e-9)
+            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "images_per_s": images_per_s}
             if self.events:
                 self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
             self.progress.epoch(epoch, metrics, best=improved)
@@ -114,7 +116,7 @@ class RunRecorder(Checkpoint):
         self.progress.rate(images_per_s, loss)
         if self.events:
             epoch = (trainer.global_step - 1) // _steps_per_epoch(trainer)
-            values = {"train_loss_step": loss, "lr": _lr(trainer), "images_per_s": images_per_s}
+            values = {"train_loss_step": loss, "lr": _lr(trainer)}
             self.events.metrics(values, epoch=epoch, step=trainer.global_step)
 
     def _save(self, trainer: L.Trainer) -> None:

@@ -33,11 +33,12 @@ class SystemSampler:
             self._thread.join(2.0)
 
     def _run(self) -> None:
-        wait_s = min(1.0, self.every_s)
-        while not self._stop.wait(wait_s):
+        self._stop.wait(0.1)  # what the first sample's CPU use is measured over
+        while True:  # at least one sample, however short the run
             epoch, step = self.position()
             self.events.metrics(sample(), epoch=epoch, step=step)
-            wait_s = self.every_s
+            if self._stop.wait(self.every_s):
+                return
 
 
 def sample() -> dict[str, float]:

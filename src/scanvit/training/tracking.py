@@ -1,4 +1,4 @@
-"""The copy of a run in MLflow. events.jsonl is the truth; a thread ships it, and nothing that the server does reaches the training.
+"""The copy of a run in MLflow. events.jsonl is the truth; a process beside the training (``shipping``) or ``scanvit track sync`` copies it.
 
 Shipping reads whole lines from where it last got to (``tracking.json``), sends them, and then moves on: a line is sent again after a
 failure, never skipped. Sending twice does no harm, because MLflow keeps one value for a (key, step, timestamp, value).
@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import re
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +24,8 @@ from ..storage.atomic import write_json
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-log = logging.getLogger(__name__)
-
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "preempted": "KILLED"}
 _BATCH = 500
-_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 def default_tracking_uri(run_dir: Path) -> str:
@@ -43,8 +38,16 @@ def local_tracking_uri(runs: Path) -> str:
     return f"sqlite:///{runs.resolve() / 'mlflow.db'}"
 
 
+def describe_place(uri: str) -> str:
+    """Where to look at tracked runs, as a sentence's end."""
+    if uri.startswith("sqlite:///"):
+        folder = uri.removeprefix("sqlite:///").rpartition("/")[0]
+        return f"a local MLflow: scanvit ui {min(os.path.relpath(folder), folder, key=len)}"
+    return re.sub(r"//[^/@]*@", "//", uri)  # without a password
+
+
 class Shipper:
-    """Sends a run's events to MLflow. ``ship`` is the whole of it; ``start`` and ``stop`` do it on a thread."""
+    """Sends a run's events to MLflow, from where the last one stopped."""
 
     def __init__(self, run_dir: Path, settings: TrackingConfig, *, uri: str | None = None) -> None:
         self.run_dir, self.settings = run_dir, settings
@@ -57,8 +60,6 @@ class Shipper:
         if wanted != self.state["uri"]:
             self.state |= {"uri": wanted, "run_key": uuid.uuid4().hex, "run_id": None, "offset": 0}
         self._client: MlflowClient | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def uri(self) -> str:
@@ -70,6 +71,10 @@ class Shipper:
         path = self.run_dir / FILE_NAME
         return path.stat().st_size - int(self.state["offset"]) if path.is_file() else 0
 
+    def terminate(self, status: str) -> None:
+        """Say how the run ended where no event of its own could: its process was killed."""
+        self._connect().set_terminated(self.state["run_id"], STATUS[status])
+
     def ship(self) -> None:
         """Send all that has not been sent. Raises whatever MLflow raises; what was sent before that stays noted."""
         client = self._connect()
@@ -77,36 +82,6 @@ class Shipper:
             self._send(client, events)
             self.state["offset"] = offset
             write_json(self.state_file, self.state)
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> bool:
-        """Send what is left, for at most ``drain_timeout_s``; whether everything arrived."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(self.settings.drain_timeout_s)
-        return self.behind == 0
-
-    def _run(self) -> None:
-        failures = 0
-        while True:
-            stopping = self._stop.is_set()
-            try:
-                self.ship()
-                failures = 0
-                if stopping:
-                    return
-            except Exception as error:  # whatever the server or the client library does, training goes on
-                if failures == 0:
-                    log.warning("Tracking at %s does not answer (%s); training goes on, and the events are kept.", self.uri, _brief(error))
-                failures += 1
-            wait_s = _RETRY_S[min(failures, len(_RETRY_S)) - 1] if failures else 1.0
-            if stopping:
-                time.sleep(min(wait_s, 1.0))
-            else:
-                self._stop.wait(wait_s)
 
     def _batches(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
         """Groups of events with the offset behind them: metrics together, anything else alone."""
@@ -201,7 +176,7 @@ def sync(run_dir: Path, *, uri: str | None = None) -> Shipper:
         shipper.ship()
     except Exception as error:
         raise TrackingError(
-            f"The tracking server at {shipper.uri} cannot be used: {_brief(error)}.",
+            f"The tracking server at {describe_place(shipper.uri)} cannot be used: {brief(error)}.",
             hint=f"Nothing is lost. Once it is back: scanvit track sync {run_dir}",
         ) from error
     return shipper
@@ -224,13 +199,14 @@ def _log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> No
         client.log_batch(run_id, params=entries[first : first + 100])
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """An error of a client library, on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:160]}"
 
 
 def _quiet_mlflow() -> None:
-    """Short time-outs, so that a hanging server costs the thread seconds, not minutes; no chatter on the terminal."""
+    """Short time-outs, so that a hanging server costs seconds, not minutes; no chatter on the terminal."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

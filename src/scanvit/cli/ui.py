@@ -1,0 +1,51 @@
+"""``scanvit ui``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", default="runs", type=click.Path(path_type=Path))
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def ui(runs: Path, port: int) -> None:
+    """Open MLflow's pages on the runs in a folder.
+
+    RUNS is the folder that holds the run folders and their mlflow.db. The pages listen on this machine alone.
+    """
+    from ..core.errors import RunMissingError, TrackingError
+    from ..training.tracking import local_tracking_uri
+
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if server.startswith("http"):
+        click.echo(f"The runs are tracked at {server}: open that address.")
+        return
+    if not (runs / "mlflow.db").is_file():
+        raise RunMissingError(f"{runs} holds no mlflow.db.", hint="Give the folder that your run folders are in: scanvit ui FOLDER")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise TrackingError(f"Port {port} is taken.", hint=f"Choose another: scanvit ui {runs} --port {port + 1}") from None
+    click.echo(f"Starting MLflow on http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    # Job execution would start seven more processes that nothing here uses.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", local_tracking_uri(runs), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, "--workers", "1"], env=environment)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # the terminal's Ctrl-C reached it as well
+        return
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    if code:
+        raise TrackingError(f"MLflow ended with exit code {code}.", hint="Its own messages are above.")

@@ -1,0 +1,140 @@
+"""The one pixel path: the bytes of an image file to the uint8 pixels of the contract, for packs and for prediction alike."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..core.contract import PixelContract
+from ..core.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+"""Width times height past which nothing is decoded. A chest film at 100 um is about 20 million."""
+_OVERSAMPLE = 2
+"""libjpeg's own reduction stops at this many times the target; the antialiased resampling does the rest."""
+_NPY_MAGIC = b"\x93NUMPY"
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    pixels: np.ndarray
+    """uint8 (C, H, W), 0..255, of the contract's shape."""
+    width_px: int
+    """Before resizing, as displayed (EXIF orientation applied)."""
+    height_px: int
+    format: Literal["JPEG", "PNG", "NPZ"]
+
+
+def decode_image(data: bytes, contract: PixelContract) -> DecodedImage:
+    """Decode a JPEG or PNG file, or a uint8 array in .npy form (H, W) or (H, W, 3), as MedMNIST files hold them.
+
+    EXIF orientation is applied, colours become ITU-R 601 luma where one channel is asked for, 16-bit gray is scaled by its full range
+    (65535 -> 255), transparent pixels lie on black. The image is squashed to a square by antialiased bilinear resampling; a JPEG is first
+    reduced while decoding, to no less than twice the target. Raises ImageError, and nothing else, for whatever cannot be read.
+    """
+    try:
+        # Pillow warns about damaged metadata and about sizes that are judged here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode_array(data, contract) if data.startswith(_NPY_MAGIC) else _decode_file(data, contract)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"This is no readable JPEG or PNG image ({len(data):,} bytes).", hint="Convert it to JPEG or PNG.") from None
+    except Image.DecompressionBombError:
+        raise _too_large("More than the decoder takes") from None
+    except Exception as cause:  # a decoder may raise anything on damaged bytes: all of it means an unreadable image
+        raise ImageError(f"The image cannot be decoded: {str(cause).strip() or type(cause).__name__}.", hint="Fetch or export it again.") from None
+
+
+def _decode_file(data: bytes, contract: PixelContract) -> DecodedImage:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        width_px, height_px = image.size
+        if width_px * height_px > MAX_PIXELS:
+            raise _too_large(f"{width_px} x {height_px} pixels")
+        kind: Literal["JPEG", "PNG"] = "PNG" if image.format == "PNG" else "JPEG"
+        box = _draft(image, contract) if kind == "JPEG" else None
+        image.load()
+        orientation = _orientation(image)
+        small = _resize(_plain(image, contract.channels), contract, box)
+    if orientation in _TRANSPOSE:
+        small = small.transpose(_TRANSPOSE[orientation])  # on the small square: resampling is symmetric
+        if orientation >= 5:
+            width_px, height_px = height_px, width_px
+    return DecodedImage(_to_array(small), width_px, height_px, kind)
+
+
+def _decode_array(data: bytes, contract: PixelContract) -> DecodedImage:
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
+        raise ImageError(f"An array of {array.dtype} {array.shape} is no image.", hint="It must be uint8 (H, W) or (H, W, 3).")
+    height_px, width_px = array.shape[:2]
+    if width_px * height_px > MAX_PIXELS:
+        raise _too_large(f"{width_px} x {height_px} pixels")
+    small = _resize(_plain(Image.fromarray(np.ascontiguousarray(array)), contract.channels), contract)
+    return DecodedImage(_to_array(small), width_px, height_px, "NPZ")
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """Mode L or RGB, or F (0..255) for 16-bit gray."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float32)
+        values /= np.float32(257.0)  # 65535 / 257 = 255
+        return Image.fromarray(values) if channels == 1 else Image.fromarray(_round(values)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or (image.mode == "P" and "transparency" in image.info):
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(ground, layer).convert("RGB")
+    elif image.mode == "P":
+        image = image.convert("RGB")  # straight to L would go by the palette's index where the palette is odd
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _draft(image: Image.Image, contract: PixelContract) -> tuple[float, float, float, float] | None:
+    """Have libjpeg reduce while decoding. Returns the part of the reduced image that is picture: its last row and column may be half empty."""
+    side = _OVERSAMPLE * contract.image_size_px
+    drafted = image.draft("L" if contract.channels == 1 else "RGB", (side, side))
+    return drafted[1] if drafted else None
+
+
+def _resize(image: Image.Image, contract: PixelContract, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+    side = contract.image_size_px
+    # reducing_gap 3: whole-number box reduction first, down to three times the target; Pillow calls the result indistinguishable.
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        array = _round(array)
+    return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def _round(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata is no reason to refuse the pixels
+        return 1
+
+
+def _too_large(what: str) -> ImageError:
+    return ImageError(f"The image is too large: {what}, more than {MAX_PIXELS:,} pixels.", hint="Scale it down first.")

@@ -1,0 +1,223 @@
+"""The pack: decoded images in memory-mapped arrays beside a manifest, sealed by a fingerprint (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.lib import format as npy
+
+from ..core.contract import PixelContract
+from ..core.errors import ConfigError, PackCorruptError, PackError, PackMissingError, PackVersionError
+from ..storage.atomic import write_json
+from ..storage.checksum import sha256_file
+from .manifest import SCHEMA
+from .sources import SPLITS
+
+FORMAT = 1
+MANIFEST = "manifest.parquet"
+HASHED = (MANIFEST, *(f"{split}.npy" for split in SPLITS))
+"""The files that the fingerprint covers, in its order."""
+_MISSING_HINT = "Make one: scanvit data prepare SOURCES -o PACK"
+_CORRUPT_HINT = "Prepare the pack again."
+
+
+@dataclass(frozen=True)
+class Pack:
+    """An opened pack. Read-only; safe to share between threads and to open in every process."""
+
+    path: Path
+    class_names: tuple[str, ...]
+    """Sorted. A target is an index into it."""
+    contract: PixelContract
+    fingerprint: str
+    """SHA-256 in hexadecimal."""
+    counts: Mapping[str, Mapping[str, int]]
+    """{split: {class: images}}, every split and every class."""
+    patients: Mapping[str, int]
+    """{split: patients}."""
+    settings: Mapping[str, Any]
+    """The resolved sources and split settings."""
+    files: Mapping[str, Mapping[str, Any]]
+    """{name: {"bytes", "sha256"}}."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Pack:
+        """Check version, presence, sizes, shapes and the fingerprint's own arithmetic; read no image (``verify`` does).
+
+        Raises PackMissingError, PackVersionError or PackCorruptError.
+        """
+        path = Path(path)
+        values = _read_dataset(path)
+        try:
+            counts = {split: {str(name): int(n) for name, n in values["counts"][split].items()} for split in SPLITS}
+            files = {name: {"bytes": int(values["files"][name]["bytes"]), "sha256": str(values["files"][name]["sha256"])} for name in HASHED}
+            pack = cls(
+                path=path,
+                class_names=tuple(map(str, values["class_names"])),
+                contract=PixelContract.from_dict(values["contract"]),
+                fingerprint=str(values["fingerprint"]),
+                counts=counts,
+                patients={split: int(values["patients"][split]) for split in SPLITS},
+                settings=dict(values["settings"]),
+                files=files,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as cause:
+            raise PackCorruptError(f"{path / 'dataset.json'} is damaged: {cause!r}.", hint=_CORRUPT_HINT) from None
+        _check_cheaply(pack)
+        return pack
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def size(self, split: str) -> int:
+        """Number of images."""
+        return sum(self.counts[_known(split)].values())
+
+    def images(self, split: str) -> np.ndarray:
+        """uint8 (N, C, H, W), 0..255: a read-only memory map, opened anew at each call."""
+        return _open_array(self.path / f"{_known(split)}.npy")
+
+    def targets(self, split: str) -> np.ndarray:
+        """int64 (N,), in the order of the array."""
+        column = self.rows(split)["class_name"]
+        index = {name: i for i, name in enumerate(self.class_names)}
+        try:
+            return np.fromiter((index[name] for name in column.to_pylist()), dtype=np.int64, count=len(column))
+        except KeyError as cause:
+            raise PackCorruptError(f"{self.path / MANIFEST} holds the class {cause}, which dataset.json does not.", hint=_CORRUPT_HINT) from None
+
+    def rows(self, split: str) -> pa.Table:
+        """The manifest's rows of one split, in the order of its array."""
+        start = sum(self.size(earlier) for earlier in SPLITS[: SPLITS.index(_known(split))])
+        return self.manifest.slice(start, self.size(split))
+
+    @cached_property
+    def manifest(self) -> pa.Table:
+        """One row an image, by split (train, val, test, final_eval) and then by row."""
+        try:
+            table = pq.ParquetFile(self.path / MANIFEST).read()
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as cause:
+            raise PackCorruptError(f"{self.path / MANIFEST} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
+        if not table.schema.equals(SCHEMA):
+            raise PackCorruptError(f"{self.path / MANIFEST} does not hold the columns of format {FORMAT}.", hint=_CORRUPT_HINT)
+        expected = [(split, row) for split in SPLITS for row in range(self.size(split))]
+        if len(table) != len(expected) or list(zip(table["split"].to_pylist(), table["row"].to_pylist(), strict=True)) != expected:
+            raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
+        return table
+
+    def audit(self) -> list[dict[str, Any]]:
+        """All gates of audit.json; empty where the pack was not audited yet."""
+        file = self.path / "audit.json"
+        if not file.is_file():
+            return []
+        try:
+            return [dict(gate) for gate in json.loads(file.read_bytes())["gates"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+            raise PackCorruptError(f"{file} is damaged: {cause!r}.", hint=f"Audit the pack again: scanvit data audit {self.path}") from None
+
+    def findings(self) -> list[dict[str, Any]]:
+        """The gates of the audit that did not pass (failed or acknowledged)."""
+        return [gate for gate in self.audit() if gate.get("verdict") != "pass"]
+
+    def verify(self) -> None:
+        """Read every byte: files against their SHA-256, the manifest against the counts. Raises PackCorruptError."""
+        for name, expected in self.files.items():
+            if (found := sha256_file(self.path / name)) != expected["sha256"]:
+                raise PackCorruptError(f"{self.path / name} was changed: its SHA-256 is {found}, not {expected['sha256']}.", hint=_CORRUPT_HINT)
+        for split in SPLITS:
+            found_counts = np.bincount(self.targets(split), minlength=self.num_classes).tolist()
+            if found_counts != [self.counts[split][name] for name in self.class_names]:
+                raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json count the classes of {split} differently.", hint=_CORRUPT_HINT)
+
+
+def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelContract, settings: Mapping[str, Any]) -> str:
+    """Write dataset.json over the arrays and the manifest that stand in ``folder``, and return the fingerprint."""
+    table = pq.read_table(folder / MANIFEST, columns=["split", "class_name", "patient_id"])
+    grouped = table.group_by(["split", "class_name"]).aggregate([([], "count_all")]).to_pylist()
+    images = {(row["split"], row["class_name"]): row["count_all"] for row in grouped}
+    per_split = table.group_by("split").aggregate([("patient_id", "count_distinct")]).to_pylist()
+    patients = {row["split"]: row["patient_id_count_distinct"] for row in per_split}
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in HASHED}
+    value = fingerprint(class_names, contract, files)
+    dataset = {
+        "format": FORMAT,
+        "class_names": list(class_names),
+        "contract": contract.to_dict(),
+        "counts": {split: {name: images.get((split, name), 0) for name in class_names} for split in SPLITS},
+        "patients": {split: patients.get(split, 0) for split in SPLITS},
+        "files": files,
+        "settings": dict(settings),
+        "fingerprint": value,
+    }
+    write_json(folder / "dataset.json", dataset)
+    return value
+
+
+def fingerprint(class_names: tuple[str, ...], contract: PixelContract, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """SHA-256 over the class names, the contract and the SHA-256 of the manifest and of each array."""
+    content = [list(class_names), contract.to_dict(), [[name, files[name]["sha256"]] for name in HASHED]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()
+
+
+def _read_dataset(path: Path) -> dict[str, Any]:
+    file = path / "dataset.json"
+    if not path.exists():
+        raise PackMissingError(f"There is no pack at {path}.", hint=_MISSING_HINT)
+    if not file.is_file():
+        raise PackMissingError(f"{path} is no pack: it holds no dataset.json.", hint=_MISSING_HINT)
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as cause:
+        raise PackCorruptError(f"{file} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
+    if not isinstance(values, dict) or "format" not in values:
+        raise PackCorruptError(f"{file} is damaged: it names no format.", hint=_CORRUPT_HINT)
+    if values["format"] != FORMAT:
+        raise PackVersionError(
+            f"{path} is a pack of format {values['format']!r}; this version of scanvit reads format {FORMAT}.",
+            hint="Prepare it again, or use the version of scanvit that wrote it.",
+        )
+    return values
+
+
+def _check_cheaply(pack: Pack) -> None:
+    if list(pack.class_names) != sorted(set(pack.class_names)) or any(set(pack.counts[split]) != set(pack.class_names) for split in SPLITS):
+        raise PackCorruptError(f"{pack.path / 'dataset.json'} is damaged: class_names and counts disagree.", hint=_CORRUPT_HINT)
+    if fingerprint(pack.class_names, pack.contract, pack.files) != pack.fingerprint:
+        raise PackCorruptError(f"{pack.path / 'dataset.json'} was changed: its fingerprint does not fit.", hint=_CORRUPT_HINT)
+    for name, expected in pack.files.items():
+        file = pack.path / name
+        if not file.is_file():
+            raise PackCorruptError(f"{file} is missing.", hint=_CORRUPT_HINT)
+        if file.stat().st_size != expected["bytes"]:
+            raise PackCorruptError(f"{file} has {file.stat().st_size} bytes, not {expected['bytes']}.", hint=_CORRUPT_HINT)
+    for split in SPLITS:
+        images, shape = pack.images(split), (pack.size(split), *pack.contract.shape)
+        if images.dtype != np.uint8 or images.shape != shape or not images.flags.c_contiguous:
+            raise PackCorruptError(f"{pack.path / f'{split}.npy'} holds {images.dtype} {images.shape}, not uint8 {shape}.", hint=_CORRUPT_HINT)
+
+
+def _open_array(file: Path) -> np.ndarray:
+    try:
+        return npy.open_memmap(file, mode="r")
+    except (OSError, ValueError, TypeError, SyntaxError, EOFError, OverflowError, MemoryError) as cause:
+        raise PackCorruptError(f"{file} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
+
+
+def _known(split: str) -> str:
+    if split not in SPLITS:
+        raise PackError(f"There is no split {split!r}.", hint=f"Splits: {', '.join(SPLITS)}.")
+    return split
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")

@@ -1,0 +1,169 @@
+"""From the members of one source to the images that go on: each with its class, its patient and perhaps its split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..core.errors import EmptyClassError, SourcesError
+from .archives import Archive
+from .sources import SPLITS, PatientTable, Source, compile_regex, matcher
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
+"""What counts as an image by its name. Those that are neither JPEG nor PNG end in the quarantine, and are not silently left out."""
+_CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
+_FOLDER_HINT = "Give class patterns in a sources file: classes: {name: pattern}."
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file that gets into no split."""
+
+    source: str
+    path: str
+    reason: str
+    """no-class, no-patient, no-split, unreadable, duplicate or conflicting-labels."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    path: str
+    """Inside the source."""
+    class_name: str
+    patient_id: str
+    """source:patient."""
+    split: str | None
+    """None: to be assigned."""
+    size_bytes: int
+    """As the archive says."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    source: Source
+    archive: Archive
+    candidates: list[Candidate]
+    """In the order in which the archive is read."""
+    quarantined: list[Quarantined] = field(default_factory=list)
+    ignored: int = 0
+    """Files that are no images, or that ``include`` leaves out."""
+    keeps_splits: bool = False
+
+    @property
+    def knows_patients(self) -> bool:
+        return self.source.patient is not None or self.source.patients is not None
+
+
+def select(source: Source, archive: Archive) -> Selection:
+    """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing."""
+    is_included = matcher(source.include) if source.include else lambda path: True
+    class_of = _class_rule(source)
+    patient_of = _patient_rule(source, archive)
+    candidates: list[Candidate] = []
+    quarantined: list[Quarantined] = []
+    ignored = 0
+    for member in archive.members():
+        is_image = member.path.lower().endswith(IMAGE_ENDINGS)
+        if not is_image or not is_included(member.path):
+            ignored += 1
+        elif (class_name := class_of(member.path)) is None:
+            why = "no class pattern matches" if source.classes else "it lies in no class folder"
+            quarantined.append(Quarantined(source.name, member.path, "no-class", why))
+        elif (patient := patient_of(member.path)) is None:
+            quarantined.append(Quarantined(source.name, member.path, "no-patient", "the patient rule finds none"))
+        else:
+            candidates.append(Candidate(member.path, class_name, f"{source.name}:{patient}", _split_folder(member.path), member.size_bytes))
+    found = Counter(candidate.class_name for candidate in candidates)
+    if empty := [name for name in source.classes if not found[name]]:
+        raise EmptyClassError(f"No image of {source.name} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
+    return _with_splits(Selection(source, archive, candidates, quarantined, ignored))
+
+
+def _with_splits(selection: Selection) -> Selection:
+    source, candidates = selection.source, selection.candidates
+    found = {candidate.split for candidate in candidates}
+    keeps = source.split == "keep" or (source.split == "auto" and found >= {"train", "val", "test"} and None not in found)
+    if not keeps:
+        candidates = [Candidate(c.path, c.class_name, c.patient_id, None, c.size_bytes) for c in candidates]
+        return Selection(source, selection.archive, candidates, selection.quarantined, selection.ignored)
+    lost = [Quarantined(source.name, c.path, "no-split", "it lies in no folder train, val, test or final_eval") for c in candidates if c.split is None]
+    placed = [c for c in candidates if c.split is not None]
+    return Selection(source, selection.archive, placed, selection.quarantined + lost, selection.ignored, keeps_splits=True)
+
+
+def _class_rule(source: Source) -> Callable[[str], str | None]:
+    if not source.classes:
+        return lambda path: _class_folder(path, source.name)
+    rules = [(name, matcher(patterns)) for name, patterns in source.classes.items()]
+
+    def class_of(path: str) -> str | None:
+        names = [name for name, matches in rules if matches(path)]
+        if len(names) > 1:
+            raise SourcesError(f"{path!r} in {source.name} matches two classes: {names[0]!r} and {names[1]!r}.", hint="Make the patterns exclude each other.")
+        return names[0] if names else None
+
+    return class_of
+
+
+def _class_folder(path: str, source: str) -> str | None:
+    parents = path.split("/")[:-1]
+    if not parents or parents[-1] in SPLITS:
+        return None
+    if not _CLASS_NAME.fullmatch(parents[-1]):
+        raise SourcesError(f"The folder name {parents[-1]!r} in {source} cannot be a class name (letters, digits, '._ -', at most 64).", hint=_FOLDER_HINT)
+    return parents[-1]
+
+
+def _split_folder(path: str) -> str | None:
+    return next((part for part in path.split("/")[:-1] if part in SPLITS), None)
+
+
+def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
+    if source.patients is not None:
+        table = _read_table(source.name, source.patients, archive)
+        return lambda path: next((table[end] for end in _ends(path) if end in table), None)
+    if source.patient is None:
+        return lambda path: path  # each image its own patient
+    regex = compile_regex(source.patient)
+
+    def patient_of(path: str) -> str | None:
+        match = regex.search(path)
+        return ((match["patient"] or "").strip() or None) if match else None
+
+    return patient_of
+
+
+def _ends(path: str) -> list[str]:
+    """The path itself, then without its first folder, and so on down to the file's name."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _read_table(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
+    found = [member.path for member in archive.members() if rule.file in _ends(member.path)]
+    if len(found) != 1:
+        what = "holds no file" if not found else f"holds {len(found)} files"
+        raise SourcesError(f"{source} {what} {rule.file!r} that names the patients.", hint="Mend patients.file in the sources file.")
+    data = next(data for _, data in archive.read({found[0]}))
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        columns = reader.fieldnames or []
+        if missing := next((column for column in (rule.image, rule.patient) if column not in columns), None):
+            raise SourcesError(f"{found[0]} in {source} has no column {missing!r}.", hint=f"Its columns: {', '.join(map(str, columns))[:200]}")
+        return _unambiguous(reader, rule, source)
+    except (UnicodeDecodeError, csv.Error) as cause:
+        raise SourcesError(f"{found[0]} in {source} is no UTF-8 CSV file: {cause}.", hint="Mend the file.") from None
+
+
+def _unambiguous(rows: csv.DictReader[str], rule: PatientTable, source: str) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for row in rows:
+        image, patient = (row[rule.image] or "").strip().lstrip("./"), (row[rule.patient] or "").strip()
+        if image and patient and table.setdefault(image, patient) != patient:
+            raise SourcesError(f"{rule.file} in {source} gives {image!r} two patients: {table[image]!r} and {patient!r}.", hint="Mend the file.")
+    return table

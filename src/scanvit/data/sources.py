@@ -1,0 +1,183 @@
+"""The sources file: which archives and folders, how a path tells the class and the patient, and how to split.
+
+    image_size_px: 64
+    split: {train: 7, val: 2, test: 1, final_eval: 0.1, seed: 42}
+    sources:
+      - name: kermany
+        path: chest_xray.zip
+        classes:
+          lung-normal: "*/NORMAL/*"
+          lung-opacity: "*/PNEUMONIA/*_bacteria_*"
+        patient: "(?P<patient>person[0-9]+|IM-[0-9]+)"
+
+Patterns are globs over the whole path inside the source (``*`` crosses ``/``), or regular expressions after ``re:``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ..core.errors import ScanvitError, SourcesError, UnknownKeyError
+from ..core.loading import parse_yaml, read_text
+
+_FORBID = ConfigDict(extra="forbid", validate_default=True)
+_UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
+SPLITS = ("train", "val", "test", "final_eval")
+"""In the order of the pack's arrays."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class SplitConfig:
+    """Shares of images; patients are never cut."""
+
+    train: float = Field(default=7, gt=0)
+    """Of what the final_eval pool leaves, in proportion to val and test."""
+    val: float = Field(default=2, ge=0)
+    test: float = Field(default=1, ge=0)
+    final_eval: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all patients set aside first, for retraining and a last judgement."""
+    seed: int = Field(default=42, ge=0, lt=2**31)
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class PatientTable:
+    """A CSV file inside the source that names each image's patient."""
+
+    file: str
+    """Path inside the source, or the end of it."""
+    image: str
+    """Column with the image's path inside the source, or the end of it."""
+    patient: str
+    """Column with the patient."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Source:
+    name: Name
+    path: str
+    """Archive, folder or MedMNIST .npz; relative to ``--root``, by default the folder of the sources file."""
+    include: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = ()
+    """Only paths that match one of these patterns; left out: all."""
+    classes: dict[Name, Patterns] = Field(default_factory=dict)
+    """{class: pattern or patterns}; left out: an image's class is the name of its folder."""
+    patient: str | None = None
+    """Regular expression with a group named ``patient``, searched in the path inside the source."""
+    patients: PatientTable | None = None
+    """Instead of ``patient``. With neither, each image counts as its own patient, and the audit says so."""
+    split: Literal["assign", "keep", "auto"] = "assign"
+    """keep: the folder train/, val/, test/ or final_eval/ in the path is the split. auto: keep where train, val and test are all there."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Sources:
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    image_size_px: int = Field(default=64, ge=8, le=4096)
+    """Height and width in the pack."""
+    channels: Literal[1, 3] = 1
+    """1: gray; 3: RGB."""
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    max_quarantine_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of unreadable images past which nothing is written."""
+
+
+_ADAPTER = TypeAdapter(Sources)
+
+
+def load_sources(path: Path | str) -> Sources:
+    """A sources file (by its ending .yaml or .yml), or one folder, archive or .npz as the only source.
+
+    A folder that holds a ``sources.yaml`` is described by it. Raises SourcesError or UnknownKeyError.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "sources.yaml").is_file():
+        path = path / "sources.yaml"
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return sources_from_dict(parse_yaml(read_text(path, error=SourcesError), where=str(path), error=SourcesError), where=str(path))
+    if not path.exists():
+        raise SourcesError(f"There is no file or folder {path}.", hint="Give a sources file (.yaml), a folder, a zip or tar archive, or a MedMNIST .npz.")
+    return Sources(sources=(Source(name=_name_of(path), path=path.name, split="auto"),))
+
+
+def sources_root(path: Path | str) -> Path:
+    """What the paths of ``load_sources(path)`` are relative to unless a root is given."""
+    path = Path(path).resolve()
+    return path if path.is_dir() and (path / "sources.yaml").is_file() else path.parent
+
+
+def sources_from_dict(values: dict[str, Any], *, where: str = "sources") -> Sources:
+    try:
+        sources = _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+    _check_rules(sources, where)
+    return sources
+
+
+def sources_to_dict(sources: Sources) -> dict[str, Any]:
+    """Plain data only, for the settings of a pack."""
+    return _ADAPTER.dump_python(sources, mode="json")
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Does a path match one of the patterns? Raises SourcesError for a pattern that is no regular expression."""
+    compiled = [compile_regex(p[3:]) if p.startswith("re:") else re.compile(fnmatch.translate(p)) for p in patterns]
+    # A glob matches the whole path (fnmatch anchors it), a regular expression any part of it.
+    return lambda path: any(regex.search(path) if p.startswith("re:") else regex.match(path) for p, regex in zip(patterns, compiled, strict=True))
+
+
+def compile_regex(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as cause:
+        raise SourcesError(f"The pattern {text!r} is no regular expression: {cause}.", hint="Mend it in the sources file.") from None
+
+
+def _check_rules(sources: Sources, where: str) -> None:
+    names = [source.name for source in sources.sources]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SourcesError(f"{where}: two sources are named {twice[0]!r}.", hint="Give each its own name: patients are told apart by it.")
+    for source in sources.sources:
+        for patterns in (source.include, *source.classes.values()):
+            matcher(patterns)
+        if source.patient is not None and source.patients is not None:
+            raise SourcesError(f"{where}: {source.name} has both 'patient' and 'patients'.", hint="Keep the one that tells the patient.")
+        if source.patient is not None and "patient" not in compile_regex(source.patient).groupindex:
+            raise SourcesError(f"{where}: the patient pattern of {source.name} has no group named patient.", hint="Write it as (?P<patient>...).")
+
+
+def _explain(error: ValidationError, where: str) -> ScanvitError:
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] in _UNKNOWN_KEY), errors[0])
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "function-", "[key]")))
+    if first["type"] in _UNKNOWN_KEY:
+        known = _siblings(first["loc"])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        suggestion = f" Did you mean {close[0]!r}?" if close else ""
+        return UnknownKeyError(f"{where}: {key!r} is no setting.{suggestion}", hint=f"Settings there: {', '.join(known)}")
+    shown = repr(first["input"]) if len(repr(first["input"])) < 80 else f"a {type(first['input']).__name__}"
+    return SourcesError(f"{where}: {key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}.", hint="Mend the value in the sources file.")
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    kind: Any = {"sources": Source, "split": SplitConfig}.get(str(loc[0]), Sources) if len(loc) > 1 else Sources
+    if kind is Source and "patients" in loc[:-1]:
+        kind = PatientTable
+    return list(kind.__dataclass_fields__)
+
+
+def _name_of(path: Path) -> str:
+    stem = path.resolve().name
+    for ending in (".gz", ".tgz", ".tar", ".zip", ".npz"):
+        stem = stem.removesuffix(ending)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "source"

@@ -1,0 +1,91 @@
+"""From a run to its scores: the best checkpoint over a whole split, the figures with intervals, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
+from ..core.events import metric_history, read_events
+from ..storage.atomic import write_text
+from .predictions import Progress, predict_split
+from .scores import Scores, compute_scores
+
+if TYPE_CHECKING:
+    from ..data.pack import Pack
+    from ..model.checkpoint import Classifier
+
+
+def evaluate(run_dir: Path | str, *, split: str = "test", pack: Path | str | None = None, draws: int = 2000, seed: int = 0, progress: Progress | None = None) -> Scores:
+    """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
+
+    Writes predictions-SPLIT.parquet, scores-SPLIT.json and the report into the run. ``pack``: where the pack is now, if it moved.
+    ``draws`` and ``seed`` are the bootstrap's. Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, DataError.
+    """
+    from ..model.checkpoint import load_model
+    from .report import render_report
+
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise RunMissingError(f"There is no run folder {run_dir}.", hint="Give the folder that `scanvit train` made.")
+    model = load_model(run_dir)
+    opened = _open_pack(model, pack)
+    predictions = predict_split(model, opened, split, progress=progress)
+    about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
+    scores = compute_scores(predictions, about=about | {"cost": training_cost(run_dir, model)}, draws=draws, seed=seed)
+    report = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment)
+    predictions.save(run_dir / f"predictions-{split}.parquet")
+    scores.save(run_dir)
+    write_text(report_path(run_dir, split), report)
+    return scores
+
+
+def report_path(run_dir: Path | str, split: str = "test") -> Path:
+    return Path(run_dir) / ("report.html" if split == "test" else f"report-{split}.html")
+
+
+def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
+    """What the training took, as far as the run tells; None where it does not."""
+    history, environment = metric_history(run_dir), read_environment(run_dir)
+    latest = {name: points[-1] for name, points in history.items()}
+    gpus = environment.get("gpus") or []
+    trainer = model.experiment.get("trainer", {})
+    on_cpu = not gpus or trainer.get("accelerator") == "cpu"
+    started = next((event["values"] for event in read_events(run_dir) if event["kind"] == "start"), {})
+    return {
+        "train_time_s": latest["train_time_s"][2] if "train_time_s" in latest else None,
+        "images_per_s": median(value for *_, value in history["images_per_s"]) if "images_per_s" in history else None,
+        "epochs": latest["val_loss"][0] if "val_loss" in latest else None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": environment.get("processor") if on_cpu else gpus[0],
+        "processes": started.get("world_size"),
+    }
+
+
+def read_environment(run_dir: Path) -> dict[str, Any]:
+    """environment.json; empty where it is missing or damaged: it describes, and nothing depends on it."""
+    try:
+        values = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _open_pack(model: Classifier, pack: Path | str | None) -> Pack:
+    from ..data.pack import Pack
+
+    path = pack or model.experiment.get("data", {}).get("pack")
+    if not path:
+        raise PackMissingError("The run does not say which pack it was trained on.", hint="Give it: scanvit evaluate RUN --pack PACK")
+    try:
+        opened = Pack.open(path)
+    except PackMissingError as error:
+        raise PackMissingError(error.message, hint="If the pack was moved, say where it is: scanvit evaluate RUN --pack PACK") from None
+    if opened.fingerprint != model.fingerprint:
+        raise PackMismatchError(
+            f"{path} has the fingerprint {opened.fingerprint[:12]}, but the run was trained on {model.fingerprint[:12] or 'an unknown pack'}.",
+            hint="Its test images may be among the run's training images. Give the pack that the run was trained on: --pack PACK",
+        )
+    return opened

@@ -1,0 +1,192 @@
+"""The geometry of the report's figures. The templates draw it as inline SVG.
+
+Not Plotly: its script alone is 4 MB a page and needs ``script-src``; these figures need no script at all, print sharply, and follow the
+reader's light or dark mode.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Point = tuple[float, float]
+
+_MOST_POINTS = 160
+_LONGEST_LABEL = 12
+_MOST_MARKS = 60  # points of a line that get a tooltip of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    name: str
+    path: str
+    """The ``d`` of an SVG path."""
+    marks: list[tuple[float, float, str]]
+    """(x, y, tooltip) in pixels of the view box."""
+    label_y: float | None
+    """Where the name stands at the right, clear of its neighbours. None where a legend names the lines."""
+    style: int
+    """Which of the style sheet's line styles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    title: str
+    x_label: str
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    lines: list[Line]
+    marker: tuple[float, str] | None = None
+    """A vertical line: (x in pixels, label)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """An interval on a common axis; positions in percent of its width."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """The common axis of a column of strips."""
+
+    low: float
+    high: float
+    ticks: list[tuple[float, str]] = field(default_factory=list)
+    """(position in percent, label)"""
+
+    def strip(self, value: float | None, low: float | None, high: float | None) -> Strip | None:
+        if value is None:
+            return None
+        return Strip(value=self._place(value), low=None if low is None else self._place(low), high=None if high is None else self._place(high))
+
+    def _place(self, value: float) -> float:
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+
+def percent_axis(values: Sequence[float | None]) -> Axis:
+    """From the multiple of 10 % below the smallest value to 100 %."""
+    known = [value for value in values if value is not None]
+    low = max(0.0, min(0.9, math.floor(min(known, default=0.0) * 10 - 1e-9) / 10))
+    step = 0.25 if low == 0 else 0.2 if low < 0.5 else 0.1 if low < 0.8 else 0.05
+    steps = [low + step * i for i in range(round((1 - low) / step) + 1) if low + step * i <= 1 + 1e-9]
+    return Axis(low=low, high=1.0, ticks=[(round(100 * (tick - low) / (1 - low), 2), f"{100 * tick:.0f}") for tick in steps])
+
+
+def line_chart(
+    series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "epoch", marker: tuple[float, str] | None = None, percent: bool = False
+) -> Chart | None:
+    """Lines over a shared x. ``marker``: (x, label). ``percent``: values are shares. None where no line has a point."""
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return None
+    width, height, left, top, bottom = 420, 260, 44, 14, 40
+    direct = len(series) <= 3 and max(map(len, series)) <= _LONGEST_LABEL
+    right = 16 + 7 * max(map(len, series)) if direct else 16
+    xs, ys = zip(*(point for points in series.values() for point in points), strict=True)
+    x_steps = nice_ticks(min(0.0, *xs), max(1.0, *xs), 6)
+    x_steps = [step for step in x_steps if float(step).is_integer()]
+    y_steps = nice_ticks(min(ys), min(1.0, max(ys)) if percent else max(ys), 5)
+    x_range, y_range = (min(0.0, *xs), max(1.0, *xs)), (min(y_steps[0], *ys), max(y_steps[-1], *ys))
+
+    def place(point: Point) -> Point:
+        x = left + (point[0] - x_range[0]) / (x_range[1] - x_range[0]) * (width - left - right)
+        y = height - bottom - (point[1] - y_range[0]) / (y_range[1] - y_range[0]) * (height - top - bottom)
+        return round(x, 1), round(y, 1)
+
+    placed = {name: [place(point) for point in points] for name, points in series.items()}
+    label_ys = spread([points[-1][1] for points in placed.values()], gap=13, low=top + 4, high=height - bottom)
+    lines = []
+    for i, (name, points) in enumerate(series.items()):
+        show = (lambda y: f"{100 * y:.1f} %") if percent else (lambda y: f"{y:.3f}")
+        every = max(1, math.ceil(len(points) / _MOST_MARKS))
+        marks = [(*place(point), f"{name}, {x_label} {point[0]:g}: {show(point[1])}") for point in points[::every]]
+        lines.append(Line(name=name, path=svg_path(placed[name]), marks=marks, label_y=label_ys[i] if direct else None, style=i % 8))
+    return Chart(
+        title=title,
+        x_label=x_label,
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+        x_ticks=[(place((x, y_range[0]))[0], f"{x:g}") for x in x_steps],
+        y_ticks=[(place((x_range[0], y))[1], f"{100 * y:g}" if percent else f"{y:g}") for y in y_steps],
+        lines=lines,
+        marker=(place((marker[0], y_range[0]))[0], marker[1]) if marker and x_range[0] <= marker[0] <= x_range[1] else None,
+    )
+
+
+def roc_path(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> str | None:
+    """The ROC curve in a box of 100 x 100, as an SVG path. None where the curve is not defined."""
+    from sklearn.metrics import roc_curve
+
+    if positive.all() or not positive.any():
+        return None
+    false_positive_rate, true_positive_rate, _ = roc_curve(positive, scores)
+    points = thin(np.stack([100 * false_positive_rate, 100 - 100 * true_positive_rate], axis=1))
+    return svg_path([(round(float(x), 1), round(float(y), 1)) for x, y in points])
+
+
+def thin(points: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """(N, 2) -> at most 160 of the points, evenly along the curve's length, both ends kept."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    length = np.concatenate([[0.0], np.abs(np.diff(points, axis=0)).sum(axis=1).cumsum()])
+    return points[np.unique(np.searchsorted(length, np.linspace(0, length[-1], _MOST_POINTS)))]
+
+
+def svg_path(points: Sequence[Point]) -> str:
+    return "M" + "L".join(f"{x:g},{y:g}" for x, y in points)
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About ``count`` round numbers that cover low..high."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / max(1, count - 1)
+    magnitude = 10 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """Move labels apart, as little as needed, in the order they have; the last one stays above ``high`` where there is room."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    placed = list(positions)
+    floor = low
+    for i in order:
+        placed[i] = floor = max(floor, positions[i])
+        floor += gap
+    ceiling = high
+    for i in reversed(order):
+        placed[i] = ceiling = min(ceiling, placed[i])
+        ceiling -= gap
+    return [round(y, 1) for y in placed]
+
+
+def png_data_uri(pixels: npt.NDArray[np.uint8]) -> str:
+    """(C, H, W) uint8, gray or RGB, as the source of an ``<img>``."""
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

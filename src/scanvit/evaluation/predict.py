@@ -1,0 +1,79 @@
+"""A class and its probability for image files, through the same pixel path as training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import ImageError
+from .predictions import infer, softmax
+
+if TYPE_CHECKING:
+    from ..core.contract import PixelContract
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+_MOST_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePrediction:
+    """Either ``probabilities`` ({class: 0..1}) or ``error``."""
+
+    image: str
+    probabilities: dict[str, float] | None = None
+    error: ImageError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.probabilities is None:
+            return {"image": self.image, "error": str(self.error)}
+        prediction = max(self.probabilities, key=self.probabilities.__getitem__)
+        return {"image": self.image, "prediction": prediction, "probability": self.probabilities[prediction], "probabilities": self.probabilities}
+
+
+def predict_files(run_or_file: Path | str, paths: Sequence[Path | str]) -> Iterator[FilePrediction]:
+    """One result a path, in the order given, as they become ready. A file that is no usable image gives a result with its error.
+
+    Raises CheckpointError or RunMissingError where there is no model to load.
+    """
+    from ..model.checkpoint import load_model
+
+    model = load_model(run_or_file)
+    remaining = iter(paths)
+    while batch := list(islice(remaining, _AT_ONCE)):
+        decoded = [_decode(path, model.contract) for path in batch]
+        pixels = [image for image in decoded if not isinstance(image, ImageError)]
+        probs = iter(softmax(infer(model, np.stack(pixels)))) if pixels else iter(())
+        for path, image in zip(batch, decoded, strict=True):
+            if isinstance(image, ImageError):
+                log.debug("%r: %s", str(path), image)
+                yield FilePrediction(image=str(path), error=image)
+            else:
+                shares = (round(float(p), 6) for p in next(probs))
+                yield FilePrediction(image=str(path), probabilities=dict(zip(model.class_names, shares, strict=True)))
+
+
+def _decode(path: Path | str, contract: PixelContract) -> np.ndarray | ImageError:
+    """(C, H, W) uint8, or what is wrong with the file."""
+    from ..data.decode import decode_image
+
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise ImageError(f"{str(path)!r} is a folder.", hint="Give image files.")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ImageError(f"{str(path)!r} is larger than {_MOST_BYTES // 2**20} MiB.", hint="Give a single JPEG or PNG image.")
+        return decode_image(data, contract).pixels
+    except OSError as error:
+        return ImageError(f"{str(path)!r} cannot be read: {error.strerror or error}.", hint="Check the path and its permissions.")
+    except ImageError as error:
+        return error if repr(str(path)) in error.message else ImageError(f"{str(path)!r}: {error.message}", hint=error.hint)

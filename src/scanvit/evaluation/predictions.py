@@ -1,0 +1,153 @@
+"""One row an image: what the network said about a whole split, and the parquet file that keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import CheckpointError, DataError, RunError
+from ..storage.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from ..data.pack import Pack
+    from ..model.checkpoint import Classifier
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+_METADATA_KEY = b"scanvit"
+# The widest activation of the stem has this many pixels times its width: about 270 MB at width 64, whatever the image size.
+_BATCH_PX = {"cpu": 2**18, "cuda": 2**22}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictions:
+    """N images by K classes. ``targets`` and ``predicted`` are indices into ``class_names``."""
+
+    image_ids: list[str]
+    patient_ids: list[str]
+    sources: list[str]
+    targets: npt.NDArray[np.int64]
+    """(N,)"""
+    logits: npt.NDArray[np.float32]
+    """(N, K)"""
+    class_names: list[str]
+    fingerprint: str
+    """Of the pack."""
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    """The checkpoint's metrics: epoch, step, val_loss, val_accuracy."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def probs(self) -> npt.NDArray[np.float32]:
+        """(N, K), rows sum to 1."""
+        return softmax(self.logits)
+
+    @cached_property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """(N,), the class with the highest logit; of equals, the first."""
+        return self.logits.argmax(axis=1)
+
+    @cached_property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """(N,), the negative log-likelihood of each target in nats, from the logits: no clipping of probabilities."""
+        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
+        losses: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(self)), self.targets]
+        return losses
+
+    def save(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {"image_id": self.image_ids, "patient_id": self.patient_ids, "source": self.sources}
+        columns |= {"target": self.targets.astype(np.int32), "prediction": self.predicted.astype(np.int32)}
+        columns |= {f"prob_{k}": self.probs[:, k] for k in range(len(self.class_names))}
+        columns |= {f"logit_{k}": self.logits[:, k] for k in range(len(self.class_names))}
+        about = {"format": 1, "class_names": self.class_names, "fingerprint": self.fingerprint, "checkpoint": self.checkpoint}
+        table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
+        with atomic_file(path) as file:
+            pq.write_table(table, file)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Raises RunError for a file that this class did not write."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+            names = about["class_names"]
+            return cls(
+                image_ids=table["image_id"].to_pylist(),
+                patient_ids=table["patient_id"].to_pylist(),
+                sources=table["source"].to_pylist(),
+                targets=table["target"].to_numpy().astype(np.int64),
+                logits=np.stack([table[f"logit_{k}"].to_numpy() for k in range(len(names))], axis=1),
+                class_names=names,
+                fingerprint=about["fingerprint"],
+                checkpoint=about["checkpoint"],
+            )
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            raise RunError(f"{path} is no table of predictions: {error!r}.", hint="Write it again with `scanvit evaluate RUN`.") from error
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(N, K) logits to probabilities, computed in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probs: npt.NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probs
+
+
+def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progress | None = None) -> Predictions:
+    """Every image of the split once, in the pack's order: nothing is padded, dropped or repeated.
+
+    Raises DataError for an empty split, CheckpointError where the network gives no numbers.
+    """
+    targets = np.asarray(pack.targets(split), dtype=np.int64)
+    if not len(targets):
+        filled = [name for name in ("train", "val", "test", "final_eval") if len(pack.targets(name))]
+        raise DataError(f"The split {split!r} of the pack has no images.", hint=f"Choose another with --split: {', '.join(filled) or 'all are empty'}.")
+    logits = infer(model, pack.images(split), progress=progress)
+    if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
+        raise CheckpointError(
+            f"The network gives no finite numbers for {broken:,} of {len(logits):,} images.",
+            hint="Its weights are damaged, or the training diverged: look at train_loss, and train again with a lower optimizer.lr.",
+        )
+    rows = pack.rows(split)
+    return Predictions(
+        image_ids=rows["image_id"].to_pylist(),
+        patient_ids=rows["patient_id"].to_pylist(),
+        sources=rows["source"].to_pylist(),
+        targets=targets,
+        logits=logits,
+        class_names=list(model.class_names),
+        fingerprint=pack.fingerprint,
+        checkpoint=dict(model.metrics),
+    )
+
+
+def infer(model: Classifier, images: npt.NDArray[np.uint8], *, progress: Progress | None = None) -> npt.NDArray[np.float32]:
+    """(N, C, H, W) uint8 pixels to (N, K) float32 logits, in large batches on the GPU where there is one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device)
+    batch_size = max(1, _BATCH_PX[device] // (images.shape[2] * images.shape[3]))
+    batches = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            pixels = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+            batches.append(model.logits(pixels).float().cpu().numpy())
+            if progress:
+                progress(min(start + batch_size, len(images)), len(images))
+    return np.concatenate(batches) if batches else np.empty((0, len(model.class_names)), dtype=np.float32)

@@ -1,0 +1,91 @@
+"""The transformer (Vaswani et al. 2017; the pre-LayerNorm residual form of Dosovitskiy et al. 2021, equations 2 and 3).
+
+Shapes: B batch, N tokens, D dim, h heads, d dim_head, M mlp_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for each head: three times (B, h, N, d) -> (B, h, N, d).
+
+    The one place that chooses how attention is computed. Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: (B, N, D) -> (B, N, D), with an inner width of heads * dim_head.
+
+    The rows of ``qkv`` are ordered (q, k, v), then head, then the head's width. It has no bias; the projection back has one.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dim_head = dim_head
+        self.qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
+        self.proj = nn.Linear(heads * dim_head, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, n_tokens, _ = tokens.shape
+        q, k, v = self.qkv(tokens).view(batch, n_tokens, 3, self.heads, self.dim_head).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        mixed = attention(q, k, v).transpose(1, 2).reshape(batch, n_tokens, self.heads * self.dim_head)
+        return self.dropout(self.proj(mixed))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers on each token alone: (B, N, D) -> (B, N, M) -> (B, N, D)."""
+
+    def __init__(self, dim: int, *, mlp_dim: int, activation: Literal["relu", "gelu"], dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, mlp_dim)
+        self.act = _ACTIVATIONS[activation]()
+        self.fc2 = nn.Linear(mlp_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(tokens)))))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, drops a residual branch for whole images and scales the others up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = 1.0 - self.rate
+        mask = torch.rand(branch.shape[0], 1, 1, device=branch.device) < keep
+        return branch * mask / keep
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, dim: int, *, attn: Attention, mlp: FeedForward, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))

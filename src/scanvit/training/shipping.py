@@ -1,0 +1,102 @@
+"""The process that copies events to MLflow while a run trains.
+
+A process, not a thread: importing and running MLflow's client inside the training would take the interpreter from the training's steps for
+seconds. It ends with the training, however that ends, because the training holds the other end of its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ..core.config import TrackingConfig
+from ..core.events import read_events
+from ..core.loading import load_experiment
+from .tracking import Shipper, brief, describe_place
+
+_POLL_S = 1.0
+_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class ShippingProcess:
+    """Starts and stops the copying of one run."""
+
+    def __init__(self, run_dir: Path, settings: TrackingConfig) -> None:
+        self.run_dir, self.settings = run_dir, settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        package_root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-m", "scanvit.training.shipping", str(self.run_dir)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path})
+
+    def stop(self) -> None:
+        """Wait until everything has been sent, for at most ``drain_timeout_s``."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(self.settings.drain_timeout_s + 5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def shipper(self) -> Shipper:
+        """How far the copying is, as it was last written down."""
+        return Shipper(self.run_dir, self.settings)
+
+
+def main(run_dir: Path) -> int:
+    """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
+    for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
+        signal.signal(signum, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(10)  # the training comes first
+    settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
+    shipper = Shipper(run_dir, settings)
+    failures, deadline = 0, None
+    while deadline is None or time.monotonic() < deadline:
+        try:
+            shipper.ship()
+            if deadline is not None:
+                if not _has_ended(run_dir):
+                    shipper.terminate("preempted")
+                return 0
+            failures = 0
+        except Exception as error:  # whatever the server or its client library does, try again
+            if failures == 0:
+                place = describe_place(shipper.uri)
+                print(f"Tracking at {place} does not answer ({brief(error)}). Training goes on; the events are kept.", file=sys.stderr, flush=True)
+            failures += 1
+        wait_s = _RETRY_S[min(failures, len(_RETRY_S)) - 1] if failures else _POLL_S
+        if deadline is not None:
+            time.sleep(min(wait_s, _POLL_S))
+        elif _training_is_gone(wait_s):
+            deadline = time.monotonic() + settings.drain_timeout_s
+    return 1
+
+
+def _training_is_gone(wait_s: float) -> bool:
+    """Wait, but not longer than the training lives: its end closes the pipe."""
+    readable, _, _ = select.select([sys.stdin], [], [], wait_s)
+    return bool(readable) and not os.read(sys.stdin.fileno(), 1)
+
+
+def _has_ended(run_dir: Path) -> bool:
+    """Whether the last start or resume was followed by an end."""
+    kinds = [event["kind"] for event in read_events(run_dir) if event["kind"] in ("start", "resume", "end")]
+    return bool(kinds) and kinds[-1] == "end"
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,56 @@
+"""The command line as a user has it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+
+
+class Scanvit:
+    """Starts ``scanvit`` commands. Whatever is still running at a test's end is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scanvit", *map(str, args)],
+            env=clean | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "COLUMNS": "160"} | environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def __call__(self, *args: str | Path, code: int = 0, **environment: str) -> str:
+        """Run to the end and return stdout and stderr; fails the test on another exit code or a traceback."""
+        process = self.start(*args, **environment)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err
+        return out + err
+
+
+@pytest.fixture
+def scanvit(tmp_path: Path) -> Iterator[Scanvit]:
+    runner = Scanvit(tmp_path)
+    yield runner
+    for process in runner.processes:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.communicate()

@@ -1,0 +1,29 @@
+"""The pixel contract: one arithmetic, and no silent defaults for keys from elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scanvit.core.contract import PixelContract
+from scanvit.core.errors import ConfigError
+
+
+def test_normalising_follows_the_formula() -> None:
+    pixels = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+    expected = (torch.tensor([[0.0, 0.2, 1.0]]) - 0.4) / 0.25
+    torch.testing.assert_close(PixelContract(mean=0.4, std=0.25).normalize(pixels), expected)
+    assert pixels.tolist() == [[0, 51, 255]], "the pack's pixels stay as they are"
+
+
+def test_a_contract_survives_a_dictionary_and_refuses_what_it_does_not_know() -> None:
+    contract = PixelContract(image_size_px=128, channels=3)
+    assert PixelContract.from_dict(contract.to_dict()) == contract
+    with pytest.raises(ConfigError, match="'gamma'"):
+        PixelContract.from_dict(contract.to_dict() | {"gamma": 2.2})
+
+
+@pytest.mark.parametrize("values", [{"image_size_px": 0}, {"channels": 2}, {"std": 0.0}, {"std": float("nan")}, {"resample": "nearest"}])
+def test_impossible_values_are_refused(values: dict) -> None:
+    with pytest.raises(ConfigError):
+        PixelContract(**values)

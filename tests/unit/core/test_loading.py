@@ -1,0 +1,88 @@
+"""Names, files and overrides become a checked experiment, or one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scanvit.core.config import Experiment
+from scanvit.core.errors import ConfigError, ScanvitError, UnknownExperimentError, UnknownKeyError
+from scanvit.core.loading import experiment_from_dict, experiment_to_dict, experiment_to_yaml, flatten, load_experiment, shipped_experiments
+
+
+def test_the_defaults_are_the_reference_recipe() -> None:
+    reference = load_experiment("reference")
+    assert (reference.optimizer.name, reference.optimizer.lr, reference.schedule.name) == ("adam", 1e-4, "constant")
+    assert (reference.trainer.per_device_batch_size, reference.trainer.max_epochs) == (32, 12)
+    assert (reference.model.dim, reference.model.depth, reference.model.heads, reference.model.mlp_dim) == (64, 16, 16, 256)
+
+
+def test_overrides_change_single_settings_and_read_exponents_without_a_dot() -> None:
+    experiment = load_experiment("reference", ["optimizer.lr=3e-4", "trainer.max_epochs=2", "model.stem_widths=[8,8,8]", "name=mine"])
+    assert experiment.optimizer.lr == 3e-4
+    assert experiment.trainer.max_epochs == 2
+    assert experiment.model.stem_widths == (8, 8, 8)
+    assert experiment.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "says"),
+    [
+        ("trainer.max_epoch=2", UnknownKeyError, "Did you mean 'trainer.max_epochs'?"),
+        ("trainr.max_epochs=2", UnknownKeyError, "Did you mean 'trainer.max_epochs'?"),
+        ("seed.x=2", UnknownKeyError, "'seed.x' is no setting"),
+        ("optimizer.lr=fast", ConfigError, "optimizer.lr is 'fast'"),
+        ("optimizer.lr=-1", ConfigError, "optimizer.lr is -1"),
+        ("optimizer.name=sgd", ConfigError, "optimizer.name is 'sgd'"),
+        ("trainer.devices=many", ConfigError, "trainer.devices is 'many'"),
+        ("trainer=3", ConfigError, "trainer is 3"),
+        ("max_epochs", ConfigError, "section.key=value"),
+        ("=3", ConfigError, "section.key=value"),
+        ("name=../../etc", ConfigError, "name is '../../etc'"),
+    ],
+)
+def test_a_wrong_override_is_named_with_the_remedy(override: str, kind: type[ScanvitError], says: str) -> None:
+    with pytest.raises(kind) as caught:
+        load_experiment("reference", [override] if override != "seed.x=2" else ["seed=1", override])
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_an_unknown_experiment_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownExperimentError, match="Did you mean 'reference'") as caught:
+        load_experiment("refrence")
+    assert caught.value.hint is not None
+    assert all(name in caught.value.hint for name in shipped_experiments())
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [\n", "1: 2\n", "\x00", "&a [*a]"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        load_experiment(str(tmp_path / "x.yaml"))
+
+
+def test_an_experiment_survives_its_own_yaml(tmp_path: Path) -> None:
+    experiment = load_experiment("tiny", ["optimizer.betas=[0.8, 0.95]"])
+    (tmp_path / "experiment.yaml").write_text(experiment_to_yaml(experiment))
+    assert load_experiment(str(tmp_path / "experiment.yaml")) == experiment
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8))
+def test_any_yaml_content_is_an_experiment_or_a_config_error(values: object) -> None:
+    content = yaml.safe_load(yaml.safe_dump(values))
+    if isinstance(content, dict):
+        try:
+            experiment_from_dict(content)
+        except ConfigError as error:
+            assert error.message
+
+
+def test_flatten_names_every_leaf_as_set_takes_it() -> None:
+    flat = flatten(experiment_to_dict(Experiment()))
+    assert flat["optimizer.lr"] == 1e-4
+    assert all(not isinstance(value, dict) for value in flat.values())
