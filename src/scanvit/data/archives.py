@@ -23,7 +23,18 @@ from typing import IO, Any
 from ..core.errors import ArchiveError, SourcesError
 
 # What the readers of zip, tar, gzip and npy raise for damaged bytes.
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError, LookupError, OverflowError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+    LookupError,
+    OverflowError,
+)
 _SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
 _CHUNK_BYTES = 1 << 20
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from ..storage.atomic import atomic_file, storage_errors, write_json
 from .decode import decode_image
 from .hashing import perceptual_hash, sha256_bytes
 from .selection import Selection
+from .workers import worker_pool
 
 BATCH_IMAGES = 256
 BATCH_BYTES = 64 << 20
@@ -114,9 +111,9 @@ def decode_batches(selections: list[Selection], batches: list[Batch], contract: 
 
 def read_batch(batch: Batch) -> DecodedBatch:
     try:
-        with np.load(batch.file, allow_pickle=False) as stored:
+        with open(batch.file, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return DecodedBatch(batch, stored["pixels"], json.loads(stored["rows"].tobytes()))
-    except (OSError, ValueError, KeyError, EOFError, SyntaxError) as cause:
+    except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as cause:
         batch.file.unlink(missing_ok=True)
         raise DataError(f"The unfinished work in {batch.file} is damaged: {cause}.", hint="Run the same command again: this part is decoded anew.") from None
 
@@ -133,22 +130,16 @@ def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tupl
 
 
 def _decode_in_pool(work: Iterable[tuple[Batch, _Items]], contract: PixelContract, *, workers: int, on_images: Callable[[int], None]) -> None:
-    # spawn: the caller may have threads (PyTorch's, a progress bar's), which a fork would copy in any state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with worker_pool(workers) as pool:
         pending: set[Future[int]] = set()
-        try:
-            for batch, items in work:
-                if len(pending) >= 2 * workers:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    on_images(sum(future.result() for future in done))
-                pending.add(pool.submit(_decode_batch, str(batch.file), items, contract))
-            while pending:
+        for batch, items in work:
+            if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 on_images(sum(future.result() for future in done))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            pending.add(pool.submit(_decode_batch, str(batch.file), items, contract))
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            on_images(sum(future.result() for future in done))
 
 
 def _decode_batch(file: str, items: _Items, contract: PixelContract) -> int:
@@ -169,16 +160,3 @@ def _decode_batch(file: str, items: _Items, contract: PixelContract) -> int:
     with atomic_file(file) as stream:
         np.savez(stream, pixels=stacked, rows=np.frombuffer(json.dumps(rows).encode("ascii"), np.uint8))
     return len(items)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the keyboard and ends the pool
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    """A killed parent closes no queue: without this its workers would wait for ever."""
-    wait_for([sentinel])
-    os._exit(1)

@@ -9,6 +9,7 @@ import io
 import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -83,11 +84,12 @@ class MedMnistFile(Archive):
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy.read_magic(stream)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return npy.read_array_header_2_0(stream)
-    raise ValueError(f"npy version {version} is not read here")
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version} is not read here")
+    try:
+        return npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+    except TokenError as cause:  # numpy lets this one through
+        raise ValueError(f"its header is damaged: {cause}") from None
 
 
 def _as_npy(image: np.ndarray) -> bytes:

@@ -98,10 +98,10 @@ def draw_chest(finding: str, *, patient_seed: int, image_seed: int) -> NDArray[n
 def _posed_grid(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Plane, Plane]:
     rows = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, shape[1], dtype=np.float32)[None, :]
-    zoom = rng.uniform(0.88, 1.22)
+    zoom = rng.uniform(0.84, 1.22)
     stretch = rng.uniform(0.92, 1.08)
     angle = np.deg2rad(rng.uniform(-7, 7))
-    x0, y0 = rng.uniform(-0.13, 0.13), rng.uniform(-0.13, 0.13)
+    x0, y0 = rng.uniform(-0.17, 0.17), rng.uniform(-0.17, 0.17)
     cos, sin = np.float32(np.cos(angle) / zoom), np.float32(np.sin(angle) / zoom)
     across, down = (columns - np.float32(x0)) * np.float32(stretch), rows - np.float32(y0)
     return cos * across + sin * down, cos * down - sin * across

@@ -226,5 +226,6 @@ def _acquire(plane: Plane, rng: np.random.Generator, shape: tuple[int, int]) -> 
     tone += np.float32(rng.uniform(0.01, 0.05)) * (1 + rng.standard_normal(shape, dtype=np.float32))
     if rng.random() < 0.08:  # a page turned upright by its software leaves a white wedge
         rows = np.arange(shape[0], dtype=np.float32)[:, None]
-        tone[rows < np.linspace(*rng.permutation((0.0, rng.uniform(0.02, 0.12) * shape[0])), shape[1])] = 1
+        left, right = rng.permutation((0.0, rng.uniform(0.02, 0.12) * shape[0]))
+        tone[rows < np.linspace(float(left), float(right), shape[1])] = 1
     return to_pixels(tone)

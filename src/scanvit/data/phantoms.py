@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,10 +26,9 @@ from PIL import Image
 
 from ..core.errors import ConfigError, DataError, StorageError
 from ..core.runtime import derive_seed
-from ..storage.atomic import atomic_folder
+from ..storage.atomic import atomic_folder, remove_leftovers
 from . import phantom_chest, phantom_oct
-from .phantom_chest import draw_chest
-from .phantom_oct import draw_oct
+from .output import output_lock
 from .workers import worker_pool
 
 CHEST_CLASSES = {f"lung-{finding}": finding for finding in phantom_chest.FINDINGS}
@@ -75,9 +75,9 @@ class _Patient:
         """The file of image ``number``: a pure function of the patient."""
         image_seed = derive_seed(self.seed, number)
         if self.class_name in OCT_CLASSES:
-            pixels = draw_oct(OCT_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
+            pixels = phantom_oct.draw_oct(OCT_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
         else:
-            pixels = draw_chest(CHEST_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
+            pixels = phantom_chest.draw_chest(CHEST_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
         picture = Image.fromarray(pixels)
         stream = io.BytesIO()
         if (extension or self.extension) == "png":
@@ -112,15 +112,16 @@ def draw_phantoms(
     metadata.csv names each. ``progress`` is called with (images drawn, images). ``workers``: drawing processes, by default one a core.
 
     The same arguments give byte-identical files for one version of Pillow, whatever the number of workers. The folder appears when it is
-    complete. Raises ConfigError for a count below 1, StorageError where ``out`` exists or cannot be written.
+    complete. Raises ConfigError for a count below 1, StorageError where ``out`` exists or cannot be written, and
+    PackError where another process is writing it.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     if patients_per_class < 1:
         raise ConfigError(f"patients_per_class is {patients_per_class}.", hint="Draw at least one patient of each class.")
     if os.path.lexists(out):
         raise StorageError(f"{out} already exists.", hint="Choose a new folder, or remove that one first.")
     patients = _plan(patients_per_class, seed)
-    with atomic_folder(out) as folder:
+    with output_lock(out), _new_folder(out) as folder:
         for class_name in CLASS_NAMES:
             (folder / _folder_of(class_name)).mkdir(parents=True)
         size_bytes = _draw_all(patients, folder, workers or os.cpu_count() or 1, progress or (lambda *_: None))
@@ -137,6 +138,13 @@ def draw_phantoms(
         flaws=dict(Counter(file.flaw for file in planted)),
         bytes=size_bytes + sum(len(file.data) for file in planted),
     )
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    remove_leftovers(out)  # of a killed run; the lock keeps other writers away
+    with atomic_folder(out) as folder:
+        yield folder
 
 
 def _folder_of(class_name: str) -> str:

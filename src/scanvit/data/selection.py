@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core.errors import EmptyClassError, SourcesError
-from .archives import Archive
+from .archives import Archive, Member
 from .sources import SPLITS, PatientTable, Source, compile_regex, matcher
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
@@ -63,11 +63,12 @@ def select(source: Source, archive: Archive) -> Selection:
     """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing."""
     is_included = matcher(source.include) if source.include else lambda path: True
     class_of = _class_rule(source)
-    patient_of = _patient_rule(source, archive)
+    members = archive.members()
+    patient_of = _patient_rule(source, archive, members)
     candidates: list[Candidate] = []
     quarantined: list[Quarantined] = []
     ignored = 0
-    for member in archive.members():
+    for member in members:
         is_image = member.path.lower().endswith(IMAGE_ENDINGS)
         if not is_image or not is_included(member.path):
             ignored += 1
@@ -123,9 +124,9 @@ def _split_folder(path: str) -> str | None:
     return next((part for part in path.split("/")[:-1] if part in SPLITS), None)
 
 
-def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
+def _patient_rule(source: Source, archive: Archive, members: list[Member]) -> Callable[[str], str | None]:
     if source.patients is not None:
-        table = _read_table(source.name, source.patients, archive)
+        table = _read_table(source.name, source.patients, archive, members)
         return lambda path: next((table[end] for end in _ends(path) if end in table), None)
     if source.patient is None:
         return lambda path: path  # each image its own patient
@@ -144,8 +145,8 @@ def _ends(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _read_table(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
-    found = [member.path for member in archive.members() if rule.file in _ends(member.path)]
+def _read_table(source: str, rule: PatientTable, archive: Archive, members: list[Member]) -> dict[str, str]:
+    found = [member.path for member in members if rule.file in _ends(member.path)]
     if len(found) != 1:
         what = "holds no file" if not found else f"holds {len(found)} files"
         raise SourcesError(f"{source} {what} {rule.file!r} that names the patients.", hint="Mend patients.file in the sources file.")

@@ -19,12 +19,15 @@ def assign_splits(patients: Sequence[str], class_indices: Sequence[int] | np.nda
     """The split of each image: train, val, test or final_eval. All images of a patient get the same one.
 
     The final_eval pool is taken first, its share of each class. What it leaves is dealt out in proportion train : val : test within each
-    class. Patients with many images come before those with few, so that every split gets some of either and the last ones even out the rest. Whom the pool and each split get depends on the seed and the patients' identifiers alone, not on the order of the
-    rows. A class whose patients have no other class, four of them or more, has images in each of train, val and test.
+    class. Patients with many images come before those with few, so that every split gets some of either and the last ones even out the rest.
+    Whom the pool and each split get depends on the seed and the patients' identifiers alone, not on the order of the rows. A class whose
+    patients have no other class, four of them or more, has images in each of train, val and test.
     """
     if not len(patients):
         return []
-    names, patient_of = np.unique(np.asarray(patients, dtype=object), return_inverse=True)
+    names = sorted(set(patients))
+    index = {name: number for number, name in enumerate(names)}
+    patient_of = np.fromiter((index[name] for name in patients), np.int64, len(patients))
     labels = np.asarray(class_indices, dtype=np.int64)
     num_classes = int(labels.max()) + 1
     pairs, images = np.unique(patient_of * num_classes + labels, return_counts=True)
@@ -38,8 +41,7 @@ def assign_splits(patients: Sequence[str], class_indices: Sequence[int] | np.nda
     pool = _take_pool(cohort, shares.final_eval, num_classes)
     split_of = dict.fromkeys(pool, "final_eval")
     split_of |= _deal([p for p in cohort if p[0] not in pool], {"train": shares.train, "val": shares.val, "test": shares.test}, num_classes)
-    by_name = [split_of[name] for name in names]
-    return [by_name[index] for index in patient_of.tolist()]
+    return [split_of[name] for name in patients]
 
 
 def _take_pool(cohort: list[_Patient], share: float, num_classes: int) -> set[str]:

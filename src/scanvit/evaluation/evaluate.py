@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ..model.checkpoint import Classifier
 
 
-def evaluate(run_dir: Path | str, *, split: str = "test", pack: Path | str | None = None, draws: int = 2000, seed: int = 0, progress: Progress | None = None) -> Scores:
+def evaluate(
+    run_dir: Path | str, *, split: str = "test", pack: Path | str | None = None, draws: int = 2000, seed: int = 0, progress: Progress | None = None
+) -> Scores:
     """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
 
     Writes predictions-SPLIT.parquet, scores-SPLIT.json and the report into the run. ``pack``: where the pack is now, if it moved.
@@ -53,7 +55,7 @@ def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
     gpus = environment.get("gpus") or []
     trainer = model.experiment.get("trainer", {})
     on_cpu = not gpus or trainer.get("accelerator") == "cpu"
-    started = next((event["values"] for event in read_events(run_dir) if event["kind"] == "start"), {})
+    started: dict[str, Any] = next((event["values"] for event in read_events(run_dir) if event["kind"] == "start"), {})
     return {
         "train_time_s": latest["train_time_s"][2] if "train_time_s" in latest else None,
         "images_per_s": median(value for *_, value in history["images_per_s"]) if "images_per_s" in history else None,

@@ -88,49 +88,68 @@ def percent_axis(values: Sequence[float | None]) -> Axis:
     return Axis(low=low, high=1.0, ticks=[(round(100 * (tick - low) / (1 - low), 2), f"{100 * tick:.0f}") for tick in steps])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """The rectangle of the plot inside the view box, and what it spans."""
+
+    x_range: Point
+    y_range: Point
+    right: int
+    """Space for the names of the lines."""
+    width: int = 420
+    height: int = 260
+    left: int = 44
+    top: int = 14
+    bottom: int = 40
+
+    def place(self, point: Point) -> Point:
+        (x_low, x_high), (y_low, y_high) = self.x_range, self.y_range
+        x = self.left + (point[0] - x_low) / (x_high - x_low) * (self.width - self.left - self.right)
+        y = self.height - self.bottom - (point[1] - y_low) / (y_high - y_low) * (self.height - self.top - self.bottom)
+        return round(x, 1), round(y, 1)
+
+
 def line_chart(
     series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "epoch", marker: tuple[float, str] | None = None, percent: bool = False
 ) -> Chart | None:
-    """Lines over a shared x. ``marker``: (x, label). ``percent``: values are shares. None where no line has a point."""
+    """Lines over a shared x, which counts from 0. ``marker``: (x, label). ``percent``: values are shares. None where no line has a point."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None
-    width, height, left, top, bottom = 420, 260, 44, 14, 40
     direct = len(series) <= 3 and max(map(len, series)) <= _LONGEST_LABEL
-    right = 16 + 7 * max(map(len, series)) if direct else 16
     xs, ys = zip(*(point for points in series.values() for point in points), strict=True)
-    x_steps = nice_ticks(min(0.0, *xs), max(1.0, *xs), 6)
-    x_steps = [step for step in x_steps if float(step).is_integer()]
-    y_steps = nice_ticks(min(ys), min(1.0, max(ys)) if percent else max(ys), 5)
-    x_range, y_range = (min(0.0, *xs), max(1.0, *xs)), (min(y_steps[0], *ys), max(y_steps[-1], *ys))
-
-    def place(point: Point) -> Point:
-        x = left + (point[0] - x_range[0]) / (x_range[1] - x_range[0]) * (width - left - right)
-        y = height - bottom - (point[1] - y_range[0]) / (y_range[1] - y_range[0]) * (height - top - bottom)
-        return round(x, 1), round(y, 1)
-
-    placed = {name: [place(point) for point in points] for name, points in series.items()}
-    label_ys = spread([points[-1][1] for points in placed.values()], gap=13, low=top + 4, high=height - bottom)
-    lines = []
-    for i, (name, points) in enumerate(series.items()):
-        show = (lambda y: f"{100 * y:.1f} %") if percent else (lambda y: f"{y:.3f}")
-        every = max(1, math.ceil(len(points) / _MOST_MARKS))
-        marks = [(*place(point), f"{name}, {x_label} {point[0]:g}: {show(point[1])}") for point in points[::every]]
-        lines.append(Line(name=name, path=svg_path(placed[name]), marks=marks, label_y=label_ys[i] if direct else None, style=i % 8))
+    x_high = max(1.0, *xs)
+    y_ticks = nice_ticks(min(ys), min(1.0, max(ys)) if percent else max(ys), 5)
+    y_range = (min(y_ticks[0], *ys), max(y_ticks[-1], *ys))
+    frame = _Frame(x_range=(0.0, x_high), y_range=y_range, right=16 + 7 * max(map(len, series)) if direct else 16)
+    x_ticks = [x for x in nice_ticks(0.0, x_high, 6) if x <= x_high and x.is_integer()]
     return Chart(
         title=title,
         x_label=x_label,
-        width=width,
-        height=height,
-        left=left,
-        right=right,
-        top=top,
-        bottom=bottom,
-        x_ticks=[(place((x, y_range[0]))[0], f"{x:g}") for x in x_steps],
-        y_ticks=[(place((x_range[0], y))[1], f"{100 * y:g}" if percent else f"{y:g}") for y in y_steps],
-        lines=lines,
-        marker=(place((marker[0], y_range[0]))[0], marker[1]) if marker and x_range[0] <= marker[0] <= x_range[1] else None,
+        width=frame.width,
+        height=frame.height,
+        left=frame.left,
+        right=frame.right,
+        top=frame.top,
+        bottom=frame.bottom,
+        x_ticks=[(frame.place((x, y_range[0]))[0], f"{x:g}") for x in x_ticks],
+        y_ticks=[(frame.place((0.0, y))[1], f"{100 * y:g}" if percent else f"{y:g}") for y in y_ticks],
+        lines=_lines(series, frame, x_label=x_label, percent=percent, direct=direct),
+        marker=(frame.place((marker[0], y_range[0]))[0], marker[1]) if marker and 0 <= marker[0] <= x_high else None,
     )
+
+
+def _lines(series: Mapping[str, Sequence[Point]], frame: _Frame, *, x_label: str, percent: bool, direct: bool) -> list[Line]:
+    placed = {name: [frame.place(point) for point in points] for name, points in series.items()}
+    label_ys = spread([points[-1][1] for points in placed.values()], gap=13, low=frame.top + 4, high=frame.height - frame.bottom)
+    lines = []
+    for i, (name, points) in enumerate(series.items()):
+        marks = []
+        for x, y in points[:: math.ceil(len(points) / _MOST_MARKS)]:
+            shown = f"{100 * y:.1f} %" if percent else f"{y:.3f}"
+            marks.append((*frame.place((x, y)), f"{name}, {x_label} {x:g}: {shown}"))
+        lines.append(Line(name=name, path=svg_path(placed[name]), marks=marks, label_y=label_ys[i] if direct else None, style=i % 8))
+    return lines
 
 
 def roc_path(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> str | None:
@@ -164,7 +183,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     magnitude = 10 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
+    return [round(float(i * step), 10) for i in range(first, last + 1)]
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

@@ -35,7 +35,7 @@ def figure(estimate: Estimate, name: str = "") -> str:
 
 
 def interval(estimate: Estimate, name: str = "") -> str:
-    """"89.4 to 92.8 %"; a dash where there is none."""
+    """ "89.4 to 92.8 %"; a dash where there is none."""
     if estimate.low is None or estimate.high is None:
         return NONE
     if _is_decimal(name):
@@ -44,7 +44,7 @@ def interval(estimate: Estimate, name: str = "") -> str:
 
 
 def count(number: int, noun: str = "") -> str:
-    """"1 image", "2,400 images"."""
+    """ "1 image", "2,400 images"."""
     plural = "" if number == 1 or not noun else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{plural}".strip()
 

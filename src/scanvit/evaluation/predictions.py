@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 _METADATA_KEY = b"scanvit"
-# The widest activation of the stem has this many pixels times its width: about 270 MB at width 64, whatever the image size.
+# Pixels in a batch, whatever the image size: at the reference's stem width of 64, one activation is 67 MB or 1 GB.
 _BATCH_PX = {"cpu": 2**18, "cuda": 2**22}
 
 

@@ -164,7 +164,10 @@ def _confusion(scores: Scores) -> list[dict[str, Any]]:
     for i, (name, counts) in enumerate(zip(scores.class_names, scores.confusion_matrix, strict=True)):
         total = sum(counts)
         shares = [n / total if total else None for n in counts]
-        # Errors are rare: the square root makes 4 % visible beside 90 %.
-        cells = [{"count": n, "share": s, "hit": i == j, "heat": round((s or 0.0) if i == j else math.sqrt(s or 0.0), 3)} for j, (n, s) in enumerate(zip(counts, shares, strict=True))]
+        cells = []
+        for j, (n, share) in enumerate(zip(counts, shares, strict=True)):
+            # Errors are rare: the square root makes 4 % visible beside 90 %.
+            heat = (share or 0.0) if i == j else math.sqrt(share or 0.0)
+            cells.append({"count": n, "share": share, "hit": i == j, "heat": round(heat, 3)})
         rows.append({"name": name, "total": total, "cells": cells})
     return rows

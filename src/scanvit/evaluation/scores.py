@@ -126,8 +126,9 @@ def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: in
     for k, name in enumerate(predictions.class_names):
         figures = {}
         for figure in PER_CLASS:
-            draws_of_class = sampled[figure][:, k] if sampled else None
-            figures[figure] = _estimate(float(point[figure][0, k]), draws_of_class, counts.behind(figure, k), _WHY_UNDEFINED[figure], is_share=figure in _SHARES)
+            value, behind = float(point[figure][0, k]), counts.behind(figure, k)
+            drawn = sampled[figure][:, k] if sampled else None
+            figures[figure] = _estimate(value, drawn, behind, _WHY_UNDEFINED[figure], is_share=figure in _SHARES)
         per_class[name] = ClassScores(images=int(confusion[k].sum()), patients=counts.actual[k], figures=figures)
     absent = [name for name, scores in per_class.items() if not scores.images]
     overall = {name: _overall(name, float(point[name][0]), sampled.get(name), patients, absent) for name in OVERALL}
@@ -172,8 +173,10 @@ class _PatientCounts:
 def _estimate(value: float, draws: np.ndarray | None, patients: int, why_undefined: str, *, is_share: bool) -> Estimate:
     if np.isnan(value):
         return Estimate(value=None, note=why_undefined)
-    if patients < 2 or draws is None:
-        return Estimate(value=value, note=f"No interval: {_count_patients(patients)} cannot be resampled." if patients < 2 else "No interval: no draws were made.")
+    if patients < 2:
+        return Estimate(value=value, note=f"No interval: {_count_patients(patients)} cannot be resampled.")
+    if draws is None:
+        return Estimate(value=value, note="No interval: no draws were made.")
     interval = percentile_interval(draws)
     if interval is None:
         return Estimate(value=value, note=f"No interval: the figure is undefined in more than half of the resamples ({_count_patients(patients)}).")

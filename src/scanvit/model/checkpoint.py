@@ -40,6 +40,7 @@ _PLAIN = (str, int, float, bool, type(None))
 _MODEL_CONFIG = TypeAdapter(ModelConfig)
 _CONTRACT = TypeAdapter(PixelContract)
 _NAMES = TypeAdapter(list[str])
+_DOS_FOLDER = 0x10  # of a zip entry's external attributes
 _FETCH_AGAIN = "The file is damaged or is no checkpoint; fetch it again, or train again."
 
 
@@ -161,13 +162,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(file: BinaryIO, path: Path) -> None:
-    """PyTorch reads its zip archives without their checksums, and inflates what it never deflates itself."""
+    """PyTorch reads its zip archives without their checksums, inflates what it never deflates itself, and gives unset memory for "folders"."""
     file.seek(0)
     if file.read(4) != b"PK\x03\x04":
         return  # PyTorch before 1.6 wrote no archives
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise CheckpointError(f"{path} is compressed, which no checkpoint is.", hint=_FETCH_AGAIN)
+        if any(entry.external_attr & _DOS_FOLDER for entry in archive.infolist()):
+            raise CheckpointError(f"{path} holds folders, which no checkpoint does.", hint=_FETCH_AGAIN)
         if damaged := archive.testzip():
             raise CheckpointError(f"{path} is damaged: the checksum of {damaged!r} is wrong.", hint=_FETCH_AGAIN)
 

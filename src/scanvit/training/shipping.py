@@ -60,8 +60,7 @@ def main(run_dir: Path) -> int:
     """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
         signal.signal(signum, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        os.nice(10)  # the training comes first
+    _yield_to_training()
     settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
     shipper = Shipper(run_dir, settings)
     failures, deadline = 0, None
@@ -84,6 +83,16 @@ def main(run_dir: Path) -> int:
         elif _training_is_gone(wait_s):
             deadline = time.monotonic() + settings.drain_timeout_s
     return 1
+
+
+def _yield_to_training() -> None:
+    """Run only where a core has nothing else to do. The threads of a training step wait for each other: one that is put aside for a moment
+    stops all of them, and a client library that starts up beside them was measured to slow steps tenfold (docs/performance.md)."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.nice(19)
 
 
 def _training_is_gone(wait_s: float) -> bool:

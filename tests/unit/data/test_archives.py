@@ -6,6 +6,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -265,9 +266,7 @@ def test_damaged_archives_end_in_an_error_of_ours_or_read(tmp_path: Path, kind: 
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "a"
     path.write_bytes(gzip.compress(bytes(raw)) if kind == "tar.gz" else bytes(raw))
-    try:
+    with suppress(ScanvitError):
         for name in read_all(path, ArchiveLimits(member_bytes=1 << 20)):
             assert ".." not in name.split("/")
             assert not name.startswith("/")
-    except ScanvitError as error:
-        assert error.message

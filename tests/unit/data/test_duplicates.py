@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scanvit.data.duplicates import find_duplicates
@@ -15,6 +15,7 @@ def test_equal_images_of_different_classes_all_go() -> None:
     assert found == {0: ("conflicting-labels", 2), 1: ("conflicting-labels", 2), 2: ("conflicting-labels", 0)}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("pqrs"), st.sampled_from("abc")), max_size=30))
 def test_what_is_left_has_no_equal_pixels_and_nothing_else_is_lost(images: list[tuple[str, str]]) -> None:
     found = find_duplicates(images)

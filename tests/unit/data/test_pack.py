@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +164,12 @@ def test_findings_are_the_gates_that_did_not_pass(make_pack: MakePack) -> None:
     (pack / "audit.json").write_text(json.dumps({"format": 1, "gates": gates}), encoding="utf-8")
     assert [gate["gate"] for gate in Pack.open(pack).findings()] == ["G2", "G4"]
     (pack / "audit.json").write_text("[1", encoding="utf-8")
-    with pytest.raises(PackCorruptError, match="data audit"):
-        try:
-            Pack.open(pack).findings()
-        except PackCorruptError as error:
-            raise PackCorruptError(str(error.hint)) from None
+    with pytest.raises(PackCorruptError) as caught:
+        Pack.open(pack).findings()
+    assert "data audit" in str(caught.value.hint)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(("dataset.json", *HASHED)), data=st.data())
 def test_a_damaged_pack_ends_in_an_error_of_ours_or_opens(make_pack: MakePack, tmp_path: Path, name: str, data: st.DataObject) -> None:
     pack = tmp_path / "pack"
@@ -181,12 +180,9 @@ def test_a_damaged_pack_ends_in_an_error_of_ours_or_opens(make_pack: MakePack, t
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     (pack / name).write_bytes(raw)
-    try:
+    with suppress(ScanvitError):
         opened = Pack.open(pack)
         for split in SPLITS:
             assert len(opened.images(split)) == len(opened.targets(split))
         opened.verify()
-    except ScanvitError as error:
-        assert error.message
-    finally:
-        (pack / name).write_bytes(whole)
+    (pack / name).write_bytes(whole)

@@ -18,6 +18,7 @@ def assign(rows: list[tuple[int, int]], seed: int = 0, shares: SplitConfig = SHA
     return assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=shares, seed=seed)
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(0, 5))
 def test_no_patient_stands_in_two_splits(rows: list[tuple[int, int]], seed: int) -> None:
     splits = defaultdict(set)
@@ -29,6 +30,7 @@ def test_no_patient_stands_in_two_splits(rows: list[tuple[int, int]], seed: int)
     assert set(result) <= {"train", "val", "test", "final_eval"}
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(0, 5), st.randoms())
 def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[int, int]], seed: int, rng: random.Random) -> None:
     order = list(range(len(rows)))
@@ -38,7 +40,7 @@ def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[int, int]], seed
     assert after == [before[i] for i in order]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 60), min_size=4, max_size=25), min_size=1, max_size=5), st.integers(0, 3))
 def test_every_class_of_four_patients_stands_in_train_val_and_test(sizes: list[list[int]], seed: int) -> None:
     rows = [(1000 * label + patient, label) for label, patients in enumerate(sizes) for patient, size in enumerate(patients) for _ in range(size)]
@@ -92,4 +94,3 @@ def test_a_share_of_zero_gets_nothing() -> None:
 def test_one_patient_and_no_patient() -> None:
     assert assign([(1, 0), (1, 1)]) == ["train", "train"]
     assert assign([]) == []
-

@@ -195,6 +195,18 @@ def test_a_compressed_archive_is_refused_before_it_is_inflated(saved: Path) -> N
         load_model(path)
 
 
+def test_an_entry_marked_as_a_folder_is_refused(saved: Path) -> None:
+    # PyTorch takes it for empty and leaves its tensor's memory as it was.
+    path = saved.with_name("folder.pth")
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.infolist():
+            info = zipfile.ZipInfo(entry.filename)
+            info.external_attr = 0x10 if entry.filename.endswith("data/3") else 0
+            target.writestr(info, source.read(entry))
+    with pytest.raises(CheckpointError, match="holds folders"):
+        load_model(path)
+
+
 def test_weights_larger_than_the_file_are_refused(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     content["state_dict"]["head.weight"] = torch.zeros(1).expand(10**6, 10**6)

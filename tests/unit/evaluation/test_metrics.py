@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from scanvit.evaluation.metrics import MetricComputer, Metrics
+from scanvit.evaluation.predictions import softmax
+
+
+def computed(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray | None = None) -> Metrics:
+    weights = np.ones((len(targets), 1)) if weights is None else weights
+    losses = -np.log(probs[np.arange(len(targets)), targets].astype(np.float64))
+    return MetricComputer(targets, probs.argmax(axis=1), probs, losses)(weights)
+
+
+@st.composite
+def judged_images(draw: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets (every class is there), probabilities with ties, weights of 0 to 3 that leave no class out."""
+    classes, n = draw(st.integers(2, 5)), draw(st.integers(10, 60))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    targets = np.concatenate([np.arange(classes), random.integers(classes, size=n)])
+    logits = np.round(random.normal(size=(len(targets), classes)), draw(st.sampled_from([0, 1, 6]))).astype(np.float32)
+    weights = random.integers(0, 4, size=len(targets)).astype(np.float64)
+    weights[:classes] = np.maximum(weights[:classes], 1)
+    return targets, softmax(logits), weights
+
+
+@given(judged_images())
+def test_equal_to_scikit_learn_with_weights(images: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    targets, probs, weights = images
+    predicted, classes = probs.argmax(axis=1), np.arange(probs.shape[1])
+    assume(set(predicted[weights > 0]) == set(classes))  # scikit-learn's 0/0 is a 0 with a warning
+    ours = computed(targets, probs, weights[:, None])
+    kept = weights > 0  # scikit-learn's average precision is NaN where the highest scores weigh nothing
+    targets, probs, predicted, weights = targets[kept], probs[kept], predicted[kept], weights[kept]
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(targets, predicted, labels=classes, sample_weight=weights)
+    assert ours.accuracy[0] == pytest.approx(sk.accuracy_score(targets, predicted, sample_weight=weights))
+    assert ours.balanced_accuracy[0] == pytest.approx(sk.balanced_accuracy_score(targets, predicted, sample_weight=weights))
+    assert ours.precision[0] == pytest.approx(precision)
+    assert ours.recall[0] == pytest.approx(recall)
+    assert ours.f1[0] == pytest.approx(f1)
+    normalized = probs.astype(np.float64) / probs.sum(axis=1, keepdims=True, dtype=np.float64)
+    assert ours.log_loss[0] == pytest.approx(sk.log_loss(targets, normalized, labels=classes, sample_weight=weights), rel=1e-5)
+    for k in classes:
+        assert ours.auroc[0, k] == pytest.approx(sk.roc_auc_score(targets == k, probs[:, k], sample_weight=weights))
+        assert ours.average_precision[0, k] == pytest.approx(sk.average_precision_score(targets == k, probs[:, k], sample_weight=weights))
+        assert ours.specificity[0, k] == pytest.approx(sk.recall_score(targets != k, predicted != k, sample_weight=weights))
+    assert ours.macro_auroc[0] == pytest.approx(ours.auroc[0].mean())
+
+
+@given(judged_images())
+def test_a_weight_counts_like_repeated_images(images: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    targets, probs, weights = images
+    times = weights.astype(int)
+    weighted, repeated = computed(targets, probs, weights[:, None]), computed(np.repeat(targets, times), np.repeat(probs, times, axis=0))
+    for name in vars(weighted):
+        assert getattr(weighted, name) == pytest.approx(getattr(repeated, name), nan_ok=True), name
+
+
+def test_many_weightings_at_once_are_each_on_its_own() -> None:
+    random = np.random.default_rng(3)
+    targets, probs = random.integers(3, size=50), softmax(random.normal(size=(50, 3)).astype(np.float32))
+    weights = random.integers(0, 3, size=(50, 7)).astype(np.float64)
+    together = computed(targets, probs, weights)
+    for column in range(7):
+        alone = computed(targets, probs, weights[:, [column]])
+        for name in vars(together):
+            assert getattr(together, name)[column] == pytest.approx(getattr(alone, name)[0]), name
+
+
+def test_by_hand() -> None:
+    targets = np.array([0, 0, 0, 1, 1, 2])
+    probs = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.3, 0.5, 0.2], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.1, 0.3, 0.6]])
+    m = computed(targets, probs)
+    assert m.accuracy[0] == pytest.approx(4 / 6)
+    assert m.recall[0] == pytest.approx([2 / 3, 1 / 2, 1])
+    assert m.balanced_accuracy[0] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert m.precision[0] == pytest.approx([1, 1 / 2, 1 / 2])
+    assert m.specificity[0] == pytest.approx([1, 3 / 4, 4 / 5])
+    assert m.f1[0] == pytest.approx([4 / 5, 1 / 2, 2 / 3])
+    # Class 1: 0.7 and 0.2 against 0.1, 0.3, 0.5, 0.3: the first beats all four, the second one of them.
+    assert m.auroc[0, 1] == pytest.approx(5 / 8)
+    # Class 1, falling: 0.7 hit (1/1), 0.5, 0.3 twice, 0.2 hit (2/5).
+    assert m.average_precision[0, 1] == pytest.approx((1 + 2 / 5) / 2)
+    assert m.log_loss[0] == pytest.approx(-np.log([0.8, 0.6, 0.3, 0.7, 0.2, 0.6]).mean())
+
+
+def test_confusion_matrix_has_targets_in_rows() -> None:
+    probs = np.eye(3)[[1, 1, 2]] * 0.9 + 0.03
+    computer = MetricComputer(np.array([0, 1, 1]), probs.argmax(axis=1), probs, np.zeros(3))
+    assert computer.confusion(np.ones((3, 1)))[0].tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_what_is_undefined_is_nan_and_not_zero() -> None:
+    targets, probs = np.array([0, 0, 1]), np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.7, 0.3, 0.0]])
+    m = computed(targets, np.maximum(probs, 1e-9))
+    assert np.isnan(m.recall[0, 2])
+    assert np.isnan(m.auroc[0, 2])
+    assert np.isnan(m.average_precision[0, 2])
+    assert np.isnan(m.f1[0, 2])
+    assert np.isnan(m.precision[0]).tolist() == [False, True, True]  # only class 0 was ever called
+    assert m.recall[0, 1] == 0
+    assert m.balanced_accuracy[0] == pytest.approx(0.5)  # over the two classes that are there
+    assert m.macro_auroc[0] == pytest.approx(1.0)
+
+
+def test_a_weighting_that_loses_a_class_leaves_the_means_undefined() -> None:
+    targets, probs = np.array([0, 1, 2]), np.eye(3) * 0.9 + 0.03
+    m = computed(targets, probs, np.array([[1.0, 1.0], [1.0, 2.0], [1.0, 0.0]]))
+    assert m.balanced_accuracy[0] == 1
+    assert np.isnan(m.balanced_accuracy[1])
+    assert np.isnan(m.macro_auroc[1])
+    assert m.accuracy.tolist() == [1, 1]

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scanvit.core.errors import RunError, RunMissingError
+from scanvit.evaluation.predictions import Predictions
+from scanvit.evaluation.scores import Scores, compute_scores, scores_path
+
+ABOUT: dict[str, Any] = {"run": "first", "experiment": "small", "split": "test", "audit": [], "cost": {"epochs": 2}}
+
+
+def scored(predictions: Predictions, *, draws: int = 200) -> Scores:
+    return compute_scores(predictions, about=ABOUT, draws=draws, seed=0)
+
+
+def test_every_figure_has_its_interval(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1, 2] * 30))
+    figures = [*scores.overall.values(), *(figure for of_class in scores.per_class.values() for figure in of_class.figures.values())]
+    assert len(figures) == 4 + 3 * 6
+    for figure in figures:
+        assert figure.value is not None
+        assert figure.low is not None
+        assert figure.high is not None
+        assert figure.low <= figure.value <= figure.high
+        assert figure.note is None
+    assert sum(map(sum, scores.confusion_matrix)) == scores.images == scores.patients == 90
+    assert scores.interval == {"level": 0.95, "method": "percentile bootstrap over patients", "draws": 200, "seed": 0}
+
+
+def test_one_patient_has_figures_and_no_interval(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1, 2] * 5, patients=["only"] * 15))
+    assert scores.patients == 1
+    assert scores.overall["accuracy"].value is not None
+    assert scores.overall["accuracy"].low is None
+    assert "1 patient" in (scores.overall["accuracy"].note or "")
+
+
+def test_a_class_of_one_patient_has_no_interval_of_its_own(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1] * 20 + [2], strength=2.0))
+    rare = scores.per_class["class-2"].figures
+    assert rare["recall"].low is None
+    assert rare["auroc"].low is None
+    assert rare["specificity"].low is not None  # the other 40 patients stand behind it
+    assert scores.overall["accuracy"].low is not None
+
+
+def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1] * 20))
+    absent = scores.per_class["class-2"]
+    assert (absent.images, absent.patients) == (0, 0)
+    for name in ("recall", "auroc", "average_precision"):
+        assert absent.figures[name].value is None
+        assert absent.figures[name].note
+    assert "class-2" in (scores.overall["macro_auroc"].note or "")
+    assert scores.overall["macro_auroc"].value == pytest.approx(np.mean([scores.per_class[f"class-{k}"].figures["auroc"].value for k in (0, 1)]))
+
+
+def test_a_figure_without_spread_claims_no_interval(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1, 2] * 10, strength=50.0))
+    accuracy = scores.overall["accuracy"]
+    assert (accuracy.value, accuracy.low, accuracy.high) == (1.0, None, None)
+    assert f"{1 - 0.05 ** (1 / 30):.1%}" in (accuracy.note or "")  # 9.5 %: Clopper and Pearson's bound for 0 of 30
+    assert "9.5%" in (accuracy.note or "")
+    assert "of exceptions" not in (scores.overall["macro_auroc"].note or "")
+
+
+def test_no_draws_no_intervals(make_predictions: Callable[..., Predictions]) -> None:
+    accuracy = scored(make_predictions([0, 1, 2] * 10), draws=0).overall["accuracy"]
+    assert (accuracy.low, accuracy.high) == (None, None)
+    assert accuracy.note
+
+
+def test_the_file_is_strict_json_and_reads_back(make_predictions: Callable[..., Predictions], tmp_path: Path) -> None:
+    scores = scored(make_predictions([0, 1] * 20))
+    scores.save(tmp_path)
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    values = json.loads(scores_path(tmp_path, "test").read_text(), parse_constant=refuse)
+    assert values["format"] == 1
+    assert set(values["per_class"]["class-0"]) == {"images", "patients", "precision", "recall", "specificity", "f1", "auroc", "average_precision"}
+    assert set(values["overall"]["accuracy"]) == {"value", "low", "high"}
+    assert Scores.load(tmp_path) == scores
+
+
+def test_a_run_that_was_not_scored_says_how_to(tmp_path: Path) -> None:
+    with pytest.raises(RunMissingError) as error:
+        Scores.load(tmp_path, "val")
+    assert f"scanvit evaluate {tmp_path} --split val" in (error.value.hint or "")
+    with pytest.raises(RunMissingError, match="no run folder"):
+        Scores.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "overall": {}, "per_class": {}}', '{"format": 1, "overall": 3}'])
+def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
+    scores_path(tmp_path, "test").write_text(text)
+    with pytest.raises(RunError, match="cannot be used"):
+        Scores.load(tmp_path)
