@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,8 +50,6 @@ def scanvit(tmp_path: Path) -> Iterator[Scanvit]:
     runner = Scanvit(tmp_path)
     yield runner
     for process in runner.processes:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.communicate()

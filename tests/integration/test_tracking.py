@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,14 +16,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.conftest import Scanvit
 
 from scanvit.core.events import metric_history
-from tests.integration.conftest import Scanvit
 
 # MLflow's store, opened here to look inside, calls what its own dependencies deprecate.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-SETTINGS = ("model.stem_widths=[8,8]", "model.depth=1", "model.dim=16", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "tracking.system_metrics_every_s=1")
+SETTINGS = (
+    "model.stem_widths=[8,8]",
+    "model.depth=1",
+    "model.dim=16",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "tracking.system_metrics_every_s=1",
+)
 
 
 def train(scanvit: Scanvit, pack: Path, *settings: str, **environment: str) -> str:
@@ -29,13 +38,13 @@ def train(scanvit: Scanvit, pack: Path, *settings: str, **environment: str) -> s
     return scanvit("train", "tiny", "--pack", pack, "--run-dir", scanvit.folder / "runs" / "first", *pairs, **environment)
 
 
-def client_of(uri: str):  # noqa: ANN201
+def client_of(uri: str):
     import mlflow
 
     return mlflow.MlflowClient(uri)
 
 
-def only_run(uri: str):  # noqa: ANN201
+def only_run(uri: str):
     client = client_of(uri)
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert len(runs) == 1, "one run, no ghosts"
@@ -83,10 +92,8 @@ def server(tmp_path: Path) -> Iterator[Callable[[], str]]:
     start.uri = uri  # type: ignore[attr-defined]
     yield start
     for process in running:
-        try:
-            os.killpg(process.pid, 9)
-        except ProcessLookupError:
-            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -95,7 +102,7 @@ def test_a_local_store_holds_the_run_and_its_checkpoint_downloads_and_loads(scan
     assert "scanvit ui" in out
     uri = f"sqlite:///{scanvit.folder}/runs/mlflow.db"
     assert_complete(uri, scanvit.folder / "runs" / "first")
-    client, run = only_run(uri)
+    _, run = only_run(uri)
     assert any(name.startswith("system/cpu") for name in run.data.metrics)
     assert not (scanvit.folder / "mlruns").exists(), "nothing beside the runs"
     # As users of the tracking server fetch a checkpoint.

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.conftest import Scanvit
 
 from scanvit.core.events import read_events
 from scanvit.training.run_folder import locked
-from tests.integration.conftest import Scanvit
 
 # Everything random is on, so that a draw that is not a function of (seed, step, rank) would show.
 SETTINGS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from . import _printable
+from . import printable
 from .evaluate import SPLITS
 
 
@@ -34,8 +34,8 @@ def compare(runs: tuple[Path, ...], out: Path, split: str) -> None:
         overall = run.scores.overall
         epochs, images_per_s, parameters = run.cost("epochs"), run.cost("images_per_s"), run.cost("parameters")
         table.add_row(
-            Text(_printable(run.label)),
-            Text(_printable(run.strategy)),
+            Text(printable(run.label)),
+            Text(printable(run.strategy)),
             figure(overall["accuracy"]),
             interval(overall["accuracy"]),
             decimal(overall["log_loss"].value),
@@ -48,7 +48,7 @@ def compare(runs: tuple[Path, ...], out: Path, split: str) -> None:
     console = Console()
     console.print(table)
     for warning in comparison.warnings:
-        console.print(f"warning: {_printable(warning)}", style="yellow", markup=False, highlight=False)
+        console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False)
     if comparison.differences:
         console.print(f"differ in: {', '.join(comparison.differences)}", markup=False, highlight=False)
     console.print(f"page  {out}", markup=False, highlight=False, soft_wrap=True)

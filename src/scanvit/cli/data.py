@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -86,8 +88,8 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
 
 @data.command()
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to draw into.")
-@click.option("--patients-per-class", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--patients-per-class", type=click.IntRange(1), default=60, show_default=True, help="In each of the nine classes.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the drawing.")
 @click.option("--flaws/--no-flaws", default=True, show_default=True, help="Put some broken and duplicated files among them.")
 def phantom(out: Path, patients_per_class: int, seed: int, flaws: bool) -> None:
     """Draw phantom X-rays and B-scans of nine classes, to try everything without patients."""
@@ -131,7 +133,7 @@ class _PlainLines:
             click.echo(f"{stage.lower()}: {done:,} of {total:,}", err=True)
 
 
-def show_summary(summary: PrepareSummary, *, shown_path: Path) -> None:
+def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: bool = True) -> None:
     console = _console()
     console.print(_count_table(summary))
     quarantined = sum(map(len, summary.quarantined.values()))
@@ -139,14 +141,16 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path) -> None:
     for reason, entries in sorted(summary.quarantined.items()):
         console.print(f"  {reason}: {len(entries):,}", style="yellow")
         for entry in entries[:_EXAMPLES]:
-            console.print(f"    {_printable(f'{entry.source}: {entry.path}: {entry.detail}')}")
+            console.print(f"    {printable(f'{entry.source}: {entry.path}: {entry.detail}')}")
     for warning in summary.warnings:
-        console.print(f"warning: {_printable(warning)}", style="yellow")
+        console.print(f"warning: {printable(warning)}", style="yellow")
     console.print(_gate_table(summary.gates))
     if any(gate.verdict == "fail" for gate in summary.gates):
         console.print("A gate that failed goes with every run and report made from this pack.", style="yellow")
     reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
-    console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}\n\nNext: scanvit train tiny --pack {shown_path}")
+    console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
+    if next_command:
+        console.print(f"\nNext: scanvit train tiny --pack {shown_path}")
 
 
 def _count_table(summary: PrepareSummary) -> Table:
@@ -175,9 +179,9 @@ def _gate_table(gates: Any) -> Table:
         table.add_column(name, overflow="fold")
     gate: Gate
     for gate in gates:
-        finding = Text(f"{gate.title}: {_printable(gate.detail)}")
+        finding = Text(f"{gate.title}: {printable(gate.detail)}")
         if gate.reason:
-            finding.append(f" Acknowledged: {_printable(gate.reason)}", style="yellow")
+            finding.append(f" Acknowledged: {printable(gate.reason)}", style="yellow")
         table.add_row(gate.gate, Text(gate.verdict, style=_COLOURS[gate.verdict]), finding)
     return table
 
@@ -187,8 +191,3 @@ def _console(*, stderr: bool = False) -> Any:
 
     # Names from outside are no markup.
     return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """File names come from outside: escape what could steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-_PATIENTS_PER_CLASS = 40
+_PATIENTS_PER_CLASS = 60
 
 
 @click.command()
@@ -51,8 +51,8 @@ def _prepare(phantoms: Path, pack: Path) -> None:
         click.echo(f"{pack} is there already")
         return
     with stage_progress() as progress:
-        summary = prepare(phantoms / "sources.yaml", pack, progress=progress)
-    show_summary(summary, shown_path=pack, next_command=None)
+        summary = prepare(phantoms, pack, progress=progress)
+    show_summary(summary, shown_path=pack, next_command=False)
 
 
 def _train(pack: Path, run_dir: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import _printable
+from . import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +38,24 @@ def evaluate_and_show(run: Path, *, split: str = "test", pack: Path | None = Non
 
     with stage_progress() as progress:
         scores = evaluate_run(run, split=split, pack=pack, draws=draws, seed=seed, progress=lambda done, total: progress("Judging", done, total))
+    _track(scores, run)
     _show(scores, run)
+
+
+def _track(scores: Scores, run: Path) -> None:
+    """Hand figures and files to the run's tracking; a server that is away gets them from ``scanvit track sync``."""
+    from ..evaluation.evaluate import report_path
+    from ..training.run_folder import load_run
+    from ..training.shipping import ship_now
+    from ..training.tracking import record_scores
+
+    figures = {f"{scores.split}_{name}": estimate for name, estimate in scores.overall.items()}
+    for class_name, of_class in scores.per_class.items():
+        figures |= {f"{scores.split}_{metric}/{class_name}": estimate for metric, estimate in of_class.figures.items()}
+    values = {f"{name}{end}": getattr(estimate, key) for name, estimate in figures.items() for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}
+    files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
+    record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
+    ship_now(run, load_run(run).tracking)
 
 
 def _show(scores: Scores, run: Path) -> None:
@@ -52,7 +69,7 @@ def _show(scores: Scores, run: Path) -> None:
     console.print(_overall(scores))
     console.print(_per_class(scores))
     if scores.audit:
-        titles = _printable(", ".join(str(gate.get("title") or gate.get("gate")) for gate in scores.audit))
+        titles = printable(", ".join(str(gate.get("title") or gate.get("gate")) for gate in scores.audit))
         console.print(f"The audit of the data has open findings: {titles}.", style="yellow", markup=False, highlight=False)
     console.print(f"report  {report_path(run, scores.split)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"next    scanvit compare {run} OTHER_RUN, or scanvit predict {run} IMAGE", markup=False, highlight=False, soft_wrap=True)
@@ -89,5 +106,5 @@ def _per_class(scores: Scores) -> Table:
             estimate = of_class.figures[metric]
             spread = f" ({interval(estimate, metric).replace(' to ', '-')})" if estimate.low is not None else ""
             cells.append(f"{figure(estimate, metric)}{spread}")
-        table.add_row(Text(_printable(name)), count(of_class.images), count(of_class.patients), *cells)
+        table.add_row(Text(printable(name)), count(of_class.images), count(of_class.patients), *cells)
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from . import _printable
+from . import printable
 
 
 @click.command()
@@ -28,7 +28,7 @@ def predict(run: Path, images: tuple[Path, ...]) -> None:
         if result.error:
             errors.append(result.error)
             if len(images) > 1:
-                click.echo(_printable(result.error.message), err=True)
+                click.echo(printable(result.error.message), err=True)
     if errors and len(images) == 1:
         raise errors[0]
     if len(errors) == len(images):

@@ -29,9 +29,7 @@ An interrupted run also continues when the very same command, with its --run-dir
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. trainer.max_epochs=2. May be repeated.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run from its newest checkpoint.")
 @click.option("--list", "show_list", is_flag=True, help="List the shipped experiments.")
-def train(
-    experiment: str | None, pack: Path | None, run_dir: Path | None, overrides: tuple[str, ...], resume: Path | None, show_list: bool
-) -> None:
+def train(experiment: str | None, pack: Path | None, run_dir: Path | None, overrides: tuple[str, ...], resume: Path | None, show_list: bool) -> None:
     """Train a network on a pack.
 
     EXPERIMENT is the name of a shipped experiment (--list) or a YAML file.

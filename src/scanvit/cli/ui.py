@@ -13,7 +13,7 @@ import click
 
 @click.command()
 @click.argument("runs", default="runs", type=click.Path(path_type=Path))
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="On 127.0.0.1.")
 def ui(runs: Path, port: int) -> None:
     """Open MLflow's pages on the runs in a folder.
 

@@ -31,7 +31,7 @@ The number is the exit code of the process. 2 is a usage error (click), 130 an i
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ScanvitError(Exception):
@@ -44,7 +44,7 @@ class ScanvitError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self):  # keeps the hint when the error crosses a process boundary
+    def __reduce__(self) -> tuple[Any, ...]:  # keeps the hint when the error crosses a process boundary
         return (_rebuild, (type(self), self.message, self.hint))
 
 

@@ -32,8 +32,8 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        read = lambda name, default: int(os.environ.get(name, default))  # noqa: E731
-        return cls(rank=read("RANK", 0), local_rank=read("LOCAL_RANK", 0), world_size=read("WORLD_SIZE", 1))
+        rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
+        return cls(rank=rank, local_rank=local_rank, world_size=world_size)
 
 
 def available_devices(accelerator: str) -> tuple[str, int]:

@@ -244,22 +244,8 @@ def _write_metadata(patients: Sequence[_Patient], planted: Sequence[_Planted], p
 
 
 def _write_sources(path: Path) -> None:
-    """The patients of the X-rays are read from metadata.csv, those of the B-scans from the file names: both ways that real sources have."""
-    sources = [
-        {
-            "name": "phantom-chest",
-            "path": ".",
-            "include": "chest/*",
-            "classes": {name: f"chest/{name}/*" for name in CHEST_CLASSES},
-            "patients": {"file": "metadata.csv", "image": "path", "patient": "patient_id"},
-        },
-        {
-            "name": "phantom-oct",
-            "path": ".",
-            "include": "oct/*",
-            "classes": {name: f"oct/{name}/*" for name in OCT_CLASSES},
-            "patient": r"(?P<patient>phantom-[0-9]+)-[0-9]+\.",
-        },
-    ]
+    classes = {name: f"chest/{name}/*" for name in CHEST_CLASSES} | {name: f"oct/{name}/*" for name in OCT_CLASSES}
+    patients = {"file": "metadata.csv", "image": "path", "patient": "patient_id"}
+    sources = [{"name": "phantom", "path": ".", "include": ["chest/*", "oct/*"], "classes": classes, "patients": patients}]
     head = "# Phantom images: drawn, not taken.    scanvit data prepare sources.yaml -o PACK\n"
     path.write_text(head + yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")

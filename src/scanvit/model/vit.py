@@ -35,8 +35,8 @@ class VisionTransformer(nn.Module):
         n_tokens = (image_size_px // REDUCTION) ** 2
         self.stem = ConvStem(config.stem_widths, channels=channels)
         self.patch_embed = nn.Linear(config.stem_widths[-1], config.dim)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + n_tokens, config.dim))
+        self.cls_token = nn.Parameter(config.pos_embed_std * torch.randn(1, 1, config.dim))
+        self.pos_embed = nn.Parameter(config.pos_embed_std * torch.randn(1, 1 + n_tokens, config.dim))
         self.pos_drop = nn.Dropout(config.emb_dropout)
         self.blocks = nn.Sequential(*(_block(config, index) for index in range(config.depth)))
         self.norm = nn.LayerNorm(config.dim)

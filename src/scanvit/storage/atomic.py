@@ -23,7 +23,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(f"No space is left to write {path}.", hint="Free some space, or choose another folder; then run the same command again.") from error
+            raise NoSpaceError(
+                f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
             raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose a folder that you may write to.") from error
         raise
@@ -50,7 +52,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
             raise
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
+def write_bytes(path: Path | str, data: bytes | memoryview) -> None:
     with atomic_file(path) as file:
         file.write(data)
 

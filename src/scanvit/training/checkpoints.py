@@ -1,7 +1,7 @@
 """Resumable checkpoints on disk: written whole, the one before kept, read back only if every byte checks.
 
-    RUN/checkpoints/last.ckpt       newest         RUN/checkpoints/best.ckpt   lowest val_loss
-    RUN/checkpoints/previous.ckpt   the one before, for when the newest is damaged
+RUN/checkpoints/last.ckpt       newest         RUN/checkpoints/best.ckpt   lowest val_loss
+RUN/checkpoints/previous.ckpt   the one before, for when the newest is damaged
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
+    _set_threads(experiment)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
     if experiment.trainer.compile:
@@ -125,6 +127,11 @@ def _train_counts(pack: Pack) -> torch.Tensor:
     return counts
 
 
+def _set_threads(experiment: Experiment) -> None:
+    threads, processes = experiment.trainer.threads, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes) if threads == "auto" else threads)
+
+
 def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path) -> L.Trainer:
     settings = experiment.trainer
     accelerator, found = available_devices(settings.accelerator)
@@ -164,8 +171,8 @@ def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None)
     environment = describe_environment()
     write_json(run_dir / "environment.json", environment)
     write_text(run_dir / "gpu-info.txt", gpu_info())
-    events.write("start", experiment=experiment_to_dict(experiment), fingerprint=experiment.data.fingerprint)
-    tags = {"scanvit.fingerprint": experiment.data.fingerprint or "", "scanvit.experiment": experiment.name}
+    events.write("start", experiment=experiment_to_dict(experiment), fingerprint=experiment.data.fingerprint, world_size=World.from_environment().world_size)
+    tags: dict[str, Any] = {"scanvit.fingerprint": experiment.data.fingerprint or "", "scanvit.experiment": experiment.name}
     if environment["git_commit"]:
         tags["mlflow.source.git.commit"] = environment["git_commit"]
     events.write("tags", **tags)

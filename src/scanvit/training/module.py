@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -24,13 +25,14 @@ from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, update
 class ClassificationModule(L.LightningModule):
     """A Vision Transformer with its recipe. With EMA on, validation, test and ``checkpoint.pth`` use the averaged weights."""
 
+    class_weights: Tensor
+    train_sums: Tensor
+
     def __init__(self, experiment: Experiment, *, class_names: tuple[str, ...], contract: PixelContract, train_counts: Tensor) -> None:
         """``train_counts``: training images a class, (K,)."""
         super().__init__()
         self.experiment, self.class_names, self.contract = experiment, class_names, contract
-        network = VisionTransformer(
-            experiment.model, num_classes=len(class_names), image_size_px=contract.image_size_px, channels=contract.channels
-        )
+        network = VisionTransformer(experiment.model, num_classes=len(class_names), image_size_px=contract.image_size_px, channels=contract.channels)
         self.network: VisionTransformer = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False) if experiment.ema.decay else None
         self.train_images = int(train_counts.sum())
@@ -90,7 +92,7 @@ class ClassificationModule(L.LightningModule):
             # global_step already counts the step just made
             update_average(self.average, self.network, ema_decay(self.global_step - 1, self.experiment.ema.decay))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = build_optimizer(self.network, self.experiment.optimizer)
         steps, epochs = self.steps_per_epoch, self.experiment.trainer.max_epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -104,7 +106,7 @@ class ClassificationModule(L.LightningModule):
         self.train_sums.zero_()
 
     def _reduced_train_sums(self) -> Tensor:
-        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")  # type: ignore[return-value]
+        return torch.as_tensor(self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum"))
 
     # A checkpoint inside an epoch carries the sums of all ranks; rank zero takes them up again.
 

@@ -40,7 +40,8 @@ def class_weights(counts: np.ndarray, config: LossConfig) -> np.ndarray:
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Adam or AdamW. Weight decay reaches matrices and kernels only, not biases, norms, position embeddings and the [CLS] token."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         is_matrix = parameter.ndim >= 2 and not name.endswith(("pos_embed", "cls_token"))
         (decayed if is_matrix else free).append(parameter)

@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from ..core.config import TrainerConfig
 from ..core.errors import PreemptedError
 from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
@@ -106,7 +107,9 @@ class RunRecorder(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.progress.stop()
 
-    def _settings(self, module: L.LightningModule) -> Any:
+    @staticmethod
+    def _settings(module: L.LightningModule) -> TrainerConfig:
+        assert isinstance(module, ClassificationModule)
         return module.experiment.trainer
 
     def _record_step(self, trainer: L.Trainer, loss: float) -> None:

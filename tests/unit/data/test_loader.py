@@ -51,7 +51,7 @@ def test_resuming_is_an_offset_into_the_order(n: int, batch_size: int, steps_mad
         made = len(undisturbed)
         undisturbed += [targets.tolist() for _, targets, _ in loader()]
     made = steps_made
-    assert [targets.tolist() for _, targets, _ in loader()][0] == undisturbed[steps_made]
+    assert next(targets.tolist() for _, targets, _ in loader()) == undisturbed[steps_made]
 
 
 def test_epochs_and_seeds_give_other_orders_and_the_same_ones_the_same() -> None:
