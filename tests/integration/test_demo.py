@@ -11,11 +11,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.integration.conftest import Scanvit
 
 import scanvit as library
 from scanvit.core.events import metric_history
 from scanvit.data.pack import Pack
-from tests.integration.conftest import Scanvit
 
 pytestmark = pytest.mark.slow
 

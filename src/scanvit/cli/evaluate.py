@@ -49,10 +49,10 @@ def _track(scores: Scores, run: Path) -> None:
     from ..training.shipping import ship_now
     from ..training.tracking import record_scores
 
-    figures = {f"{scores.split}_{name}": estimate for name, estimate in scores.overall.items()}
+    ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+    values = {f"{scores.split}_{name}{end}": getattr(estimate, key) for name, estimate in scores.overall.items() for end, key in ends}
     for class_name, of_class in scores.per_class.items():
-        figures |= {f"{scores.split}_{metric}/{class_name}": estimate for metric, estimate in of_class.figures.items()}
-    values = {f"{name}{end}": getattr(estimate, key) for name, estimate in figures.items() for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}
+        values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
     files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
     ship_now(run, load_run(run).tracking)
