@@ -172,3 +172,13 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_elsewhere(scanvit: S
         subprocess.run(["umount", disk], check=True)
     scanvit("train", "--resume", moved)
     assert_same(moved, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["reference", "tiny", "modern"])
+def test_every_shipped_experiment_trains_and_is_evaluated(scanvit: Scanvit, small_pack: Path, name: str) -> None:
+    run_dir = scanvit.folder / "run"
+    scanvit("train", name, "--pack", small_pack, "--run-dir", run_dir, "--set", "trainer.max_epochs=1", "--set", "tracking.mlflow=false")
+    assert "report.html" in scanvit("evaluate", run_dir)
+    scores = json.loads((run_dir / "scores-test.json").read_text())
+    assert 0 <= scores["overall"]["accuracy"]["value"] <= 1
+    assert epochs(run_dir)[1]["val_loss"] == pytest.approx(scores["checkpoint"]["val_loss"])
