@@ -37,10 +37,17 @@ class Scanvit:
         self.processes.append(process)
         return process
 
+    def close(self) -> None:
+        """Kill what is still running, with all that it started."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
     def __call__(self, *args: str | Path, code: int = 0, **environment: str) -> str:
         """Run to the end and return stdout and stderr; fails the test on another exit code or a traceback."""
         process = self.start(*args, **environment)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err
         return out + err
@@ -50,10 +57,7 @@ class Scanvit:
 def scanvit(tmp_path: Path) -> Iterator[Scanvit]:
     runner = Scanvit(tmp_path)
     yield runner
-    for process in runner.processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    runner.close()
 
 
 @pytest.fixture
