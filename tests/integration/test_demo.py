@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1100)]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a finished demo, and what it printed. About two minutes on two cores that have nothing else to do."""
     folder = tmp_path_factory.mktemp("demo")
     runner = Scanvit(folder)
@@ -33,7 +32,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
         runner.close()
     assert process.returncode == 0, out + err
     assert "Traceback" not in err
-    yield folder, out
+    return folder, out
 
 
 def test_every_stage_leaves_its_artifact_and_the_table_says_where(demo: tuple[Path, str]) -> None:
