@@ -116,7 +116,7 @@ def _facts(entry: CatalogEntry) -> list[tuple[str, str]]:
     facts += [("address", public_address(entry.url)), ("file", entry.file)]
     facts += [("sha256", entry.sha256 or "none published: the first fetch records it")]
     if entry.credentials:
-        names = f"{entry.credentials.username} and {entry.credentials.password}"
+        names = f"{entry.credentials.user} and {entry.credentials.key}"
         state = "are set" if entry.credentials.header() else "are not set; perhaps they are not asked for"
         facts += [("sign in", f"with {names} of the environment ({state})")]
     facts += [("cite", citation) for citation in entry.citation]

@@ -12,7 +12,7 @@
         about_bytes: 5800000000               # shown, and the base of the cap
         size_bytes: 5793183169                # exact: anything else is refused
         sha256: ...                           # without it, the first fetch records one in fetch.lock.json
-        credentials: {username: KAGGLE_USERNAME, password: KAGGLE_KEY}    # names of environment variables, never values
+        credentials: {user: KAGGLE_USERNAME, key: KAGGLE_KEY}    # names of environment variables, never values
 
 The catalog of the package (catalog.yaml) is used unless another is given. A datasets_config.yaml of the original project serves too.
 """
@@ -50,12 +50,12 @@ Bytes = Annotated[int, Field(gt=0)]
 class Credentials:
     """Names of environment variables with a user and a key, sent as basic authentication to the entry's own host alone."""
 
-    username: EnvironmentName
-    password: EnvironmentName
+    user: EnvironmentName
+    key: EnvironmentName
 
     def header(self) -> str | None:
         """None where one of them is not set."""
-        user, key = os.environ.get(self.username, ""), os.environ.get(self.password, "")
+        user, key = os.environ.get(self.user, ""), os.environ.get(self.key, "")
         if not user or not key:
             return None
         return "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode("ascii")
@@ -146,7 +146,7 @@ def _entry(name: str, values: Any, where: str) -> CatalogEntry:
         raise SourcesError(f"{where}: {name}: {error.message}", hint=error.hint) from None
     if entry.file.endswith((".part", ".part.json")) or entry.file == "fetch.lock.json":
         raise SourcesError(f"{where}: {name}: the file name {entry.file!r} is taken for other things.", hint="Choose another.")
-    named = (entry.credentials.username, entry.credentials.password) if entry.credentials else ()
+    named = (entry.credentials.user, entry.credentials.key) if entry.credentials else ()
     if any(variable.startswith("KAGGLE_") for variable in named) and parts.hostname not in _KAGGLE_HOSTS:
         raise SourcesError(f"{where}: {name}: the Kaggle key may go to kaggle.com alone, not to {parts.hostname}.", hint="Name SCANVIT_FETCH_... variables.")
     return entry

@@ -182,9 +182,9 @@ class _Everything:
 def _hint(entry: CatalogEntry) -> str:
     by_hand = f"download it by hand from {entry.page or public_address(entry.url)} and save it as {entry.file} in the folder."
     if entry.credentials and entry.credentials.header() is None:
-        return f"Set {entry.credentials.username} and {entry.credentials.password} in the environment and run it again, or {by_hand}"
+        return f"Set {entry.credentials.user} and {entry.credentials.key} in the environment and run it again, or {by_hand}"
     if entry.credentials:
-        return f"Check {entry.credentials.username} and {entry.credentials.password}, and that the terms on the page are accepted; or {by_hand}"
+        return f"Check {entry.credentials.user} and {entry.credentials.key}, and that the terms on the page are accepted; or {by_hand}"
     return by_hand[0].upper() + by_hand[1:]
 
 

@@ -36,6 +36,7 @@ from .atomic import storage_errors, write_json
 _LOGGER = logging.getLogger(__name__)
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _GIB = 1 << 30
+_NUMBER = "[0-9]{1,18}"
 _CERTIFICATE_HINT = "Behind a proxy with a certificate of its own, name that in SSL_CERT_FILE."
 
 Progress = Callable[[int, int | None], None]
@@ -142,7 +143,7 @@ class _Download:
     def _attempt(self) -> None:
         state, offset = self._resumable()
         if state and offset and state.total_bytes == offset:
-            return
+            return None
         request = urllib.request.Request(self.remote.url, headers={"Accept-Encoding": "identity", "User-Agent": "scanvit"})  # noqa: S310
         if self.remote.authorization:
             request.add_unredirected_header("Authorization", self.remote.authorization)
@@ -150,15 +151,18 @@ class _Download:
             request.add_header("Range", f"bytes={offset}-")
             request.add_header("If-Range", state.validator or "")
         try:
-            with self.opener.open(request, timeout=self.policy.timeout_s) as response:
-                self._receive(response, state, offset)
+            response = self.opener.open(request, timeout=self.policy.timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                self._judge(error.code, error.headers, offset)
+                return self._judge(error.code, error.headers, state, offset)
         except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
             if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
                 raise FetchError(f"{self.shown} cannot prove who it is: its certificate is not valid here.", hint=_CERTIFICATE_HINT) from None
             raise _TransientError(_reason(error)) from None
+        except ValueError:
+            raise FetchError(f"{self.shown} is redirected to an address that cannot be read.", hint=self.remote.hint) from None
+        with response:
+            return self._receive(response, state, offset)
 
     def _receive(self, response: Any, state: _State | None, offset: int) -> None:
         headers: Message = response.headers
@@ -183,9 +187,9 @@ class _Download:
 
     def _started(self, headers: Message) -> int | None:
         """A whole file begins: the length it is said to have, None where its end is marked by the transfer coding."""
-        length = headers.get("Content-Length")
+        length = headers.get("Content-Length", "").strip()
         chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-        total = int(length) if length and length.isdecimal() and not chunked else None
+        total = int(length) if re.fullmatch(_NUMBER, length) and not chunked else None
         if total is None and not chunked:
             raise FetchError(f"{self.shown} comes without its length, so that a part could be taken for the whole.", hint=self.remote.hint)
         self._check_length(total)
@@ -197,7 +201,7 @@ class _Download:
         return total
 
     def _continued(self, headers: Message, state: _State, offset: int) -> int:
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", "").strip())
+        match = re.fullmatch(rf"bytes ({_NUMBER})-({_NUMBER})/({_NUMBER})", headers.get("Content-Range", "").strip())
         first, last, total = map(int, match.groups()) if match else (-1, -1, -1)
         changed = any(
             old and new and old != new for old, new in ((state.etag, headers.get("ETag")), (state.last_modified, headers.get("Last-Modified")))
@@ -229,14 +233,14 @@ class _Download:
         self.progress(done, total)
         return done
 
-    def _judge(self, code: int, headers: Message, offset: int) -> None:
+    def _judge(self, code: int, headers: Message, state: _State | None, offset: int) -> None:
         """An answer that is neither 200 nor 206. Returns where the file turns out to be complete."""
-        if code == 416 and offset:
-            match = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
-            if match and int(match[1]) == offset:
+        if code == 416 and state and offset:
+            match = re.fullmatch(rf"bytes \*/({_NUMBER})", headers.get("Content-Range", "").strip())
+            if match and int(match[1]) == offset and state.total_bytes in (None, offset):
                 return self._check_length(offset)
             discard(self.part)
-            raise _TransientError("it is shorter than what had come (416)")
+            raise _TransientError("its length is not what the server said before (416)")
         if code in _RETRIED:
             raise _TransientError(f"the server answers {code}", wait_s=_retry_after(headers.get("Retry-After")))
         if code in (401, 403):
@@ -285,7 +289,7 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds to wait: RFC 9110 section 10.2.3 allows a number and a date."""
     if value is None:
         return None
-    if value.strip().isdecimal():
+    if re.fullmatch(_NUMBER, value.strip()):
         return float(value)
     with suppress(ValueError, TypeError, OverflowError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
