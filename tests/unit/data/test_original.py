@@ -88,6 +88,15 @@ def test_it_is_a_catalog_too(tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_name_is_no_regular_expression() -> None:
+    (source,) = sources_values(
+        {"datasets_info": {"a": {"archive_type": "zip"}}, "categories": {"x": {"sources": [{"dataset": "a", "paths": ["./set.1 (new)+"]}]}}}, where="c"
+    )["sources"]
+    matches = matcher(source["classes"]["x"])
+    assert matches("in/set.1 (new)+/1.png")
+    assert not matches("in/setx1 new/1.png")
+
+
 def test_a_path_of_ones_own_goes_before_the_archive() -> None:
     config = copy.deepcopy(CONFIG)
     config["datasets_info"]["TB"]["path"] = "unpacked/tb"

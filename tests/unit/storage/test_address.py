@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
+from email.message import Message
+from urllib.request import HTTPRedirectHandler, Request
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scanvit.core.errors import FetchError
-from scanvit.storage.address import check_address, is_loopback, public_address
+from scanvit.storage.address import build_opener, check_address, is_loopback, public_address
 
 
 @pytest.mark.parametrize("url", ["https://example.org/a.zip?x=1", "http://127.0.0.1:8000/a", "http://localhost/a", "http://[::1]:80/a"])
@@ -41,6 +45,19 @@ def test_nothing_else_may(url: str) -> None:
 def test_https_may_not_lead_to_this_machine_in_the_clear() -> None:
     with pytest.raises(FetchError):
         check_address("http://127.0.0.1/a", loopback=False)
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1/latest/meta-data", "http://localhost:8080/", "http://other.example/a.zip"])
+def test_a_server_elsewhere_cannot_redirect_to_this_machine_in_the_clear(target: str) -> None:
+    opener = build_opener("https://example.org/a.zip")
+    (redirects,) = (handler for handler in opener.handlers if isinstance(handler, HTTPRedirectHandler))
+    with pytest.raises(FetchError, match="not https"):
+        redirects.redirect_request(Request("https://example.org/a.zip"), io.BytesIO(), 302, "Found", Message(), target)
+
+
+def test_files_and_ftp_have_no_handler() -> None:
+    names = {type(handler).__name__ for handler in build_opener("https://example.org/").handlers}
+    assert not names & {"FileHandler", "FTPHandler", "DataHandler"}
 
 
 def test_what_may_be_secret_is_not_shown() -> None:
