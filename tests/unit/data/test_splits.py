@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scanvit.data.sources import SplitConfig
+from scanvit.data.sources import SPLITS, SplitConfig
 from scanvit.data.splits import assign_splits
 
 SHARES = SplitConfig()
@@ -15,7 +15,8 @@ ROWS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=120)
 
 
 def assign(rows: list[tuple[int, int]], seed: int = 0, shares: SplitConfig = SHARES) -> list[str]:
-    return assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=shares, seed=seed)
+    codes = assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=shares, seed=seed)
+    return [SPLITS[code] for code in codes.tolist()]
 
 
 @settings(deadline=None)
