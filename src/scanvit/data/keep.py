@@ -39,8 +39,8 @@ class Kept:
 
     @property
     def originals(self) -> np.ndarray:
-        """bool (N,): images that stood in the pack in the split of their patient. Of equal images, one of these is to be kept."""
-        return (self.by_image >= 0) & (self.by_image == self.assigned)
+        """bool (N,): images that stood in the pack, of a patient who stood there too. Of equal images, one of these is to be kept."""
+        return (self.by_image >= 0) & (self.by_image == self.by_patient)
 
     def check(self, images: ImageTable, splits: np.ndarray, source_names: Sequence[str]) -> None:
         """Raise SourcesError where an image or a patient would leave the split of the earlier pack."""
@@ -49,9 +49,9 @@ class Kept:
         if len(moved):
             row = int(moved[0])
             image = f"{source_names[images.numpy('source')[row]]}: {images['path'][row]}"
-            what = f"{image} stands in {SPLITS[bound[row]]} of {self.pack}" if self.by_image[row] >= 0 else f"The patient of {image} stood in {SPLITS[bound[row]]}"
-            why = f"but its patient {images['patient_id'][row].as_py()!r} is now in {SPLITS[splits[row]]}"
-            raise SourcesError(f"{what}, {why}.", hint=_MOVED_HINT)
+            patient = f"the patient {images['patient_id'][row].as_py()!r}"
+            who = image if self.by_image[row] >= 0 else f"{patient} of {image}"
+            raise SourcesError(f"{who} stood in {SPLITS[bound[row]]} of {self.pack}, but {patient} belongs to {SPLITS[splits[row]]}.", hint=_MOVED_HINT)
 
 
 def look_up(pack: Pack, images: ImageTable, contract: PixelContract) -> Kept:

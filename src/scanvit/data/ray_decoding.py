@@ -1,1 +1,2 @@
-def require_ray(): pass
+def require_ray():
+    pass

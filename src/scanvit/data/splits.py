@@ -27,8 +27,8 @@ def assign_splits(
     Whom the pool and each split get depends on the seed and the patients' identifiers alone, not on the order of the rows. A class whose
     patients have no other class, four of them or more, has images in each of train, val and test.
 
-    ``kept``: int8 (N,), the split in which an image's patient stands already, -1 for none; one value for all images of a patient. These
-    patients stay, and the others are dealt out so that the totals of both meet the shares.
+    ``kept``: int8 (N,), the split in which an image's patient stands already, -1 for none. These patients stay, and the others are dealt out
+    so that the totals of both meet the shares. Of several splits of one patient the last in the order of SPLITS counts.
     """
     if not len(patients):
         return np.zeros(0, np.int8)
@@ -47,7 +47,7 @@ class _Cohort:
         self.num_classes = int(labels.max()) + 1
         self.split = np.full(len(encoded.dictionary), -1, np.int8)
         if kept is not None:
-            self.split[self.patient_of] = kept
+            np.maximum.at(self.split, self.patient_of, kept)
         pairs, self._images = np.unique(self.patient_of * self.num_classes + labels, return_counts=True)
         self._owner, self._labels = np.divmod(pairs, self.num_classes)
         self._starts = np.searchsorted(self._owner, np.arange(len(self.split) + 1))
