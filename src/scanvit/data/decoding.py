@@ -17,17 +17,16 @@ from typing import Any
 import numpy as np
 
 from ..core.contract import PixelContract
-from ..core.errors import DataError, ImageError
+from ..core.errors import DataError
 from ..storage.atomic import atomic_file, storage_errors, write_json
-from .decode import decode_image
-from .hashing import perceptual_hash, sha256_bytes
+from .file_rows import decoding_key, rows_of_file, salt_of
 from .selection import Selection
 from .workers import worker_pool
 
 BATCH_IMAGES = 256
 BATCH_BYTES = 64 << 20
 """Packed bytes of a batch: memory stays below about 2 * workers * (BATCH_BYTES + one decoded image)."""
-_VERSION = 1
+_VERSION = 2
 """Of the batch files and of the pixel path; raise it when either changes."""
 _Items = list[tuple[str, bytes]]
 
@@ -48,8 +47,7 @@ class DecodedBatch:
     pixels: np.ndarray
     """uint8 (n, C, H, W): the readable images."""
     rows: list[dict[str, Any]]
-    """One for each path: either {"path", "index" into pixels, "sha256", "pixels_sha256", "perceptual_hash", "width_px", "height_px",
-    "format"} or {"path", "error"}."""
+    """Those of ``file_rows.rows_of_file``, in the order of the paths; those of images with "index", into pixels."""
 
 
 def plan_batches(selections: list[Selection], work: Path) -> list[Batch]:
@@ -77,6 +75,7 @@ def open_work_folder(work: Path, selections: list[Selection], contract: PixelCon
         for candidate in selection.candidates:
             listing.update(f"\n{candidate.path}|{candidate.size_bytes}".encode())
     key = {"version": _VERSION, "contract": contract.to_dict(), "batch_images": BATCH_IMAGES, "images": listing.hexdigest()}
+    key |= decoding_key([selection.source for selection in selections])
     with storage_errors(work):
         try:
             found = json.loads((work / "key.json").read_bytes())
@@ -94,13 +93,14 @@ def decode_batches(selections: list[Selection], batches: list[Batch], contract: 
     reused = sum(len(b.paths) for b in batches) - sum(len(b.paths) for b in todo)
     on_images(reused)
     work = _read_items(selections, todo)
+    salts = [salt_of(selection.source) for selection in selections]
     # Starting processes takes longer than a batch or two.
     if workers <= 1 or len(todo) <= 2:
         for batch, items in work:
-            on_images(_decode_batch(str(batch.file), items, contract))
+            on_images(_decode_batch(str(batch.file), items, contract, salts[batch.source]))
         return reused
     try:
-        _decode_in_pool(work, contract, workers=min(workers, len(todo)), on_images=on_images)
+        _decode_in_pool(work, contract, salts, workers=min(workers, len(todo)), on_images=on_images)
     except BrokenProcessPool:
         raise DataError(
             "A decoding process was killed, most likely because the machine ran out of memory.",
@@ -129,33 +129,29 @@ def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tupl
             yield batch, items
 
 
-def _decode_in_pool(work: Iterable[tuple[Batch, _Items]], contract: PixelContract, *, workers: int, on_images: Callable[[int], None]) -> None:
+def _decode_in_pool(
+    work: Iterable[tuple[Batch, _Items]], contract: PixelContract, salts: list[bytes | None], *, workers: int, on_images: Callable[[int], None]
+) -> None:
     with worker_pool(workers) as pool:
         pending: set[Future[int]] = set()
         for batch, items in work:
             if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 on_images(sum(future.result() for future in done))
-            pending.add(pool.submit(_decode_batch, str(batch.file), items, contract))
+            pending.add(pool.submit(_decode_batch, str(batch.file), items, contract, salts[batch.source]))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             on_images(sum(future.result() for future in done))
 
 
-def _decode_batch(file: str, items: _Items, contract: PixelContract) -> int:
-    """Write the batch's file, whole or not at all, and return the number of images."""
+def _decode_batch(file: str, items: _Items, contract: PixelContract, salt: bytes | None) -> int:
+    """Write the batch's file, whole or not at all, and return the number of files decoded."""
     pixels: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
     for path, data in items:
-        try:
-            image = decode_image(data, contract)
-        except ImageError as error:
-            rows.append({"path": path, "error": error.message})
-            continue
-        row = {"path": path, "index": len(pixels), "sha256": sha256_bytes(data), "pixels_sha256": sha256_bytes(image.pixels.data)}
-        row |= {"perceptual_hash": perceptual_hash(image.pixels), "width_px": image.width_px, "height_px": image.height_px, "format": image.format}
-        pixels.append(image.pixels)
-        rows.append(row)
+        found, images = rows_of_file(path, data, contract, salt=salt)
+        rows += [row | {"index": len(pixels) + number} for number, row in enumerate(found)] if images else found
+        pixels += images
     stacked = np.stack(pixels) if pixels else np.zeros((0, *contract.shape), np.uint8)
     with atomic_file(file) as stream:
         np.savez(stream, pixels=stacked, rows=np.frombuffer(json.dumps(rows).encode("ascii"), np.uint8))

@@ -21,6 +21,8 @@ from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
 from .decoding import Batch, decode_batches, open_work_folder, plan_batches, read_batch
 from .duplicates import find_duplicates
+from .file_rows import owned
+from .file_rows import quarantined as unusable
 from .manifest import SCHEMA, write_manifest
 from .output import beside, make_way, output_lock, replacing
 from .pack import MANIFEST, Pack, seal_pack
@@ -115,7 +117,7 @@ class _Job:
         batches = plan_batches(self.selections, self.work)
         reused = self._decode(batches)
         images, quarantined = self._collect(batches)
-        total = sum(len(selection.candidates) for selection in self.selections)
+        total = len(images) + len(quarantined) - sum(len(selection.quarantined) for selection in self.selections)
         _check_share([q for q in quarantined if q.reason == "unreadable"], total, self.spec.max_quarantine_share)
         images, rejected = _drop_duplicates(images)
         quarantined += rejected
@@ -159,13 +161,16 @@ class _Job:
         quarantined = [entry for selection in self.selections for entry in selection.quarantined]
         candidates = [iter(selection.candidates) for selection in self.selections]
         for number, batch in enumerate(batches):
+            candidate = None
             source = self.selections[batch.source].source.name
             for row in read_batch(batch).rows:
-                candidate = next(candidates[batch.source])
-                assert candidate.path == row["path"], "batches follow the order of the candidates"
+                if candidate is None or candidate.path != row["file"]:  # a volume has several rows
+                    candidate = next(candidates[batch.source])
+                assert candidate.path == row["file"], "batches follow the order of the candidates"
                 if "error" in row:
-                    quarantined.append(Quarantined(source, row["path"], "unreadable", row["error"]))
+                    quarantined.append(unusable(source, row))
                 else:
+                    candidate = owned(candidate, row)
                     images.append(_Image(source, candidate.class_name, candidate.patient_id, candidate.split, row, number))
         order = {selection.source.name: index for index, selection in enumerate(self.selections)}
         images.sort(key=lambda image: (order[image.source], image.row["path"]))
