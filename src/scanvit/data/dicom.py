@@ -96,12 +96,21 @@ def _own_errors() -> Iterator[None]:
     try:
         with disable_value_validation(), _quiet():  # a name in the wrong form is nobody's business here
             yield
-    except ImageError:
-        raise
-    except RuntimeError:  # pydicom's answer where every decoder gave up
-        raise ImageError("The pixels of the DICOM file are damaged, or compressed in a way that no installed decoder reads.", hint=_DECODERS) from None
-    except Exception as cause:  # pydicom and its decoders may raise anything on damaged bytes
-        raise ImageError(f"The DICOM file cannot be decoded ({type(cause).__name__}): it is damaged or cut short.", hint=_HINT) from None
+    except BaseException as cause:
+        if type(cause).__name__ == "PanicException":  # pylibjpeg-rle is Rust: what damages it is no Exception, and would end the process
+            raise ImageError("The RLE pixels of the DICOM file are damaged.", hint=_HINT) from None
+        if not isinstance(cause, Exception):
+            raise
+        raise _refused(cause) from None
+
+
+def _refused(cause: Exception) -> ImageError:
+    """pydicom and its decoders may raise anything on damaged bytes."""
+    if isinstance(cause, ImageError):
+        return cause
+    if isinstance(cause, RuntimeError):  # pydicom's answer where every decoder gave up
+        return ImageError("The pixels of the DICOM file are damaged, or compressed in a way that no installed decoder reads.", hint=_DECODERS)
+    return ImageError(f"The DICOM file cannot be decoded ({type(cause).__name__}): it is damaged or cut short.", hint=_HINT)
 
 
 @contextmanager
