@@ -92,3 +92,11 @@ def test_an_image_of_a_wrong_kind_is_told_beside_the_good_ones(scanvit: Scanvit,
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
     assert "photo.gif" in err
     assert "photo.gif" in scanvit("predict", "run", "photo.gif", code=23)
+
+
+@pytest.mark.parametrize("command", ["data phantom --patients-per-class 1 -o disk/new", "data prepare phantoms -o disk/new --image-size 256"])
+def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing(scanvit: Scanvit, small_disk: Path, command: str) -> None:
+    scanvit("data", "phantom", "--patients-per-class", "2", "--no-flaws", "-o", "phantoms")
+    assert "No space is left" in scanvit(*command.split(), code=61)
+    assert [path for path in small_disk.rglob("*") if path.is_file() and path.suffix not in (".lock", ".json") and ".work" not in path.as_posix()] == []
+    assert not (small_disk / "new").exists()
