@@ -62,7 +62,7 @@ def _show(scores: Scores, run: Path) -> None:
     from rich.console import Console
 
     from ..evaluation.evaluate import report_path
-    from ..evaluation.page import count
+    from ..pages.page import count
 
     console = Console()
     console.print(f"\n{count(scores.images, 'image')} of {count(scores.patients, 'patient')}, {scores.split} split", highlight=False)
@@ -93,7 +93,8 @@ def _per_class(scores: Scores) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ..evaluation.page import count, figure, interval
+    from ..evaluation.page import figure, interval
+    from ..pages.page import count
 
     table = Table(box=None, pad_edge=False, title="\nby class, each against the rest", title_justify="left", title_style="")
     table.add_column("class")

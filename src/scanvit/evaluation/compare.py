@@ -11,7 +11,7 @@ from ..core.errors import RunError
 from ..core.events import metric_history
 from ..core.loading import experiment_to_dict, flatten, load_experiment
 from ..storage.atomic import write_text
-from . import figures
+from ..pages import figures
 from .page import render
 from .scores import Scores
 
