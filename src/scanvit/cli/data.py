@@ -27,7 +27,7 @@ Examples:
   scanvit data audit packs/real --acknowledge G4="one hospital a class: for development only"
 """
 _EXAMPLES = 3
-_COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow"}
+_COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow", "not applicable": "dim"}
 
 
 @click.group(epilog=_EPILOG)
@@ -43,6 +43,11 @@ def data() -> None:
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1: gray, 3: RGB.  [default: 1]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the split.  [default: 42]")
 @click.option("--max-quarantine-share", type=click.FloatRange(0, 1), metavar="SHARE", help="Unreadable images allowed.  [default: 0.05]")
+@click.option(
+    "--near-duplicates",
+    type=click.Choice(["keep", "drop", "move"]),
+    help="Nearly the same image under several patients: keep all, drop all but the first, or move these patients into one split.  [default: keep]",
+)
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes.  [default: one a core]")
 @click.option("--overwrite", is_flag=True, help="Replace PACK when the new one is complete.")
 def prepare(sources: Path, out: Path, root: Path | None, workers: int | None, overwrite: bool, **settings: Any) -> None:
@@ -77,8 +82,10 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
         if not gate.strip() or not reason.strip():
             raise ConfigError(f"--acknowledge {entry!r} is not of the form GATE=REASON.", hint='For example: --acknowledge G4="one hospital a class"')
         reasons[gate.strip()] = reason.strip()
-    gates = audit_pack(pack, acknowledge=reasons)
+    with stage_progress() as progress:
+        gates = audit_pack(pack, acknowledge=reasons, progress=progress)
     _console().print(_gate_table(gates))
+    click.echo(f"page  {printable(str(pack / 'audit.html'))}")
     if failed := [gate.gate for gate in gates if gate.verdict == "fail"]:
         raise AuditError(
             f"{'Gate' if len(failed) == 1 else 'Gates'} {', '.join(failed)} of {pack} failed.",
@@ -146,7 +153,7 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: boo
         console.print(f"warning: {printable(warning)}", style="yellow")
     console.print(_gate_table(summary.gates))
     if any(gate.verdict == "fail" for gate in summary.gates):
-        console.print("A gate that failed goes with every run and report made from this pack.", style="yellow")
+        console.print(f"A gate that failed goes with every run and report made from this pack. Pictures: {shown_path / 'audit.html'}", style="yellow")
     reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
     console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
     if next_command:

@@ -20,7 +20,7 @@ from ..core.errors import EmptyClassError, QuarantineError, SourcesError
 from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
 from .decoding import Batch, decode_batches, open_work_folder, plan_batches, read_batch
-from .duplicates import find_duplicates
+from .duplicates import find_duplicates, later_copies, merge_patients, near_duplicate_groups
 from .manifest import SCHEMA, write_manifest
 from .output import beside, make_way, output_lock, replacing
 from .pack import MANIFEST, Pack, seal_pack
@@ -83,7 +83,7 @@ def prepare(
     """Make the pack ``out`` from a sources file, or from one folder, archive or .npz.
 
     ``root``: what the sources' paths are relative to, by default the folder of the sources file. ``settings``: replace values of the sources
-    file: image_size_px, channels, max_quarantine_share, seed. ``workers``: decoding processes, by default one a core.
+    file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core.
 
     The same sources and settings give the byte-identical pack, whatever the number of workers. Killed at any time and run again, it does not
     decode again what was finished. Raises SourcesError, ArchiveError, QuarantineError, EmptyClassError, PackError or StorageError; then no
@@ -119,10 +119,12 @@ class _Job:
         _check_share([q for q in quarantined if q.reason == "unreadable"], total, self.spec.max_quarantine_share)
         images, rejected = _drop_duplicates(images)
         quarantined += rejected
+        images, split_patients, rejected = _resolve_near_duplicates(images, self.spec)
+        quarantined += rejected
         images_in = total + sum(len(selection.quarantined) for selection in self.selections)
         assert len(images) + len(quarantined) == images_in, "every image is in the pack or in the quarantine"
         class_names = _class_names(self.selections, images)
-        splits = _assign(images, class_names, self.spec)
+        splits = _assign(images, split_patients, class_names, self.spec)
         fingerprint, gates = self._write(batches, images, splits, quarantined, class_names)
         shutil.rmtree(self.work, ignore_errors=True)
         by_reason: dict[str, list[Quarantined]] = {}
@@ -180,10 +182,9 @@ class _Job:
             lines = [json.dumps(entry.__dict__, ensure_ascii=True) for entry in sorted(quarantined, key=lambda q: (q.source, q.path))]
             (folder / "quarantine.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
             fingerprint = seal_pack(folder, class_names=class_names, contract=self.contract, settings=sources_to_dict(self.spec))
-            self.progress("Auditing", 0, 1)
-            gates = run_gates(Pack.open(folder))
-            write_audit(folder, gates)
-            self.progress("Auditing", 1, 1)
+            pack = Pack.open(folder)
+            gates = run_gates(pack, progress=self.progress)
+            write_audit(pack, gates)
         return fingerprint, gates
 
     def _write_arrays(self, folder: Path, batches: list[Batch], images: list[_Image], splits: list[str], rows: list[int]) -> None:
@@ -256,12 +257,33 @@ def _class_names(selections: list[Selection], images: list[_Image]) -> tuple[str
     return tuple(sorted(wanted))
 
 
-def _assign(images: list[_Image], class_names: tuple[str, ...], spec: Sources) -> list[str]:
+def _assign(images: list[_Image], split_patients: list[str], class_names: tuple[str, ...], spec: Sources) -> list[str]:
+    """``split_patients``: whom each image counts for when splitting. Whoever has an image in a kept split goes there with all the others."""
     index = {name: number for number, name in enumerate(class_names)}
-    open_ones = [image for image in images if image.kept_split is None]
-    labels = [index[image.class_name] for image in open_ones]
-    assigned = iter(assign_splits([image.patient_id for image in open_ones], labels, shares=spec.split, seed=spec.split.seed))
-    return [image.kept_split or next(assigned) for image in images]
+    kept: dict[str, str] = {}
+    for image, patient in zip(images, split_patients, strict=True):
+        if image.kept_split is not None:
+            kept.setdefault(patient, image.kept_split)
+    open_ones = [(patient, index[image.class_name]) for image, patient in zip(images, split_patients, strict=True) if patient not in kept]
+    splits = assign_splits([patient for patient, _ in open_ones], [label for _, label in open_ones], shares=spec.split, seed=spec.split.seed)
+    assigned = {patient: split for (patient, _), split in zip(open_ones, splits, strict=True)}
+    return [image.kept_split or kept.get(patient) or assigned[patient] for image, patient in zip(images, split_patients, strict=True)]
+
+
+def _resolve_near_duplicates(images: list[_Image], spec: Sources) -> tuple[list[_Image], list[str], list[Quarantined]]:
+    """The images that go on, whom each counts for when splitting, and the copies that are dropped."""
+    patients = [image.patient_id for image in images]
+    if spec.near_duplicates == "keep":
+        return images, patients, []
+    groups = near_duplicate_groups([image.row["perceptual_hash"] for image in images], patients)
+    if spec.near_duplicates == "move":
+        return images, merge_patients(groups, patients), []
+    rejected = later_copies(groups, patients, [image.kept_split for image in images])
+    quarantined = [
+        Quarantined(*images[index].where, "near-duplicate", f"nearly the same as {': '.join(images[head].where)}") for index, head in rejected.items()
+    ]
+    kept = [image for index, image in enumerate(images) if index not in rejected]
+    return kept, [image.patient_id for image in kept], quarantined
 
 
 def _write_rows(folder: Path, images: list[_Image], splits: list[str]) -> list[int]:
