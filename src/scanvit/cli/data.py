@@ -87,9 +87,10 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
     _console().print(_gate_table(gates))
     click.echo(f"page  {printable(str(pack / 'audit.html'))}")
     if failed := [gate.gate for gate in gates if gate.verdict == "fail"]:
+        answer = " ".join(f'--acknowledge {gate}="REASON"' for gate in failed)
         raise AuditError(
             f"{'Gate' if len(failed) == 1 else 'Gates'} {', '.join(failed)} of {pack} failed.",
-            hint=f'Mend the sources and prepare again, or take responsibility: scanvit data audit {pack} --acknowledge {failed[0]}="REASON"',
+            hint=f"Look at {pack / 'audit.html'}, mend the sources and prepare again; or take responsibility: scanvit data audit {pack} {answer}",
         )
 
 

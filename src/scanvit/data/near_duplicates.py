@@ -43,9 +43,10 @@ class NearDuplicates:
 
 def parse_hashes(hex_digits: Sequence[str]) -> np.ndarray:
     """uint64 (N, 4) of perceptual hashes of 64 hexadecimal digits each (``data.hashing``). Raises ValueError for anything else."""
-    if any(len(value) != BITS // 4 for value in hex_digits):
+    data = bytes.fromhex("".join(hex_digits))  # skips white space
+    if any(len(value) != BITS // 4 for value in hex_digits) or len(data) != BITS // 8 * len(hex_digits):
         raise ValueError("a perceptual hash does not have 64 hexadecimal digits")
-    return np.frombuffer(bytes.fromhex("".join(hex_digits)), np.uint64).reshape(-1, 4)
+    return np.frombuffer(data, np.uint64).reshape(-1, 4)
 
 
 def find_near_duplicates(hashes: np.ndarray, *, within: int = NEAR_DUPLICATE_BITS) -> NearDuplicates:

@@ -179,7 +179,7 @@ def _lines(series: Mapping[str, Sequence[Point]], frame: _Frame, *, x_label: str
 
 
 def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, bin_width: int, marker: tuple[float, str] | None = None) -> Histogram | None:
-    """Bars for counts at 0, 1, 2, ..., as shares of each series, side by side in bins. None where nothing was counted."""
+    """Bars for counts at 0, 1, 2, ..., as shares of each series, in bins; where the series overlap, one shows through. None where nothing was counted."""
     counts = {name: np.asarray(values, np.float64) for name, values in series.items() if sum(values)}
     if not counts:
         return None
@@ -196,8 +196,7 @@ def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, 
     for number, (name, share) in enumerate(shares.items()):
         boxes = []
         for position in np.flatnonzero(share):
-            start = bin_width * (position + number / len(shares))
-            (x, y), (end, base) = frame.place((start, share[position])), frame.place((start + bin_width / len(shares), 0.0))
+            (x, y), (end, base) = frame.place((float(position * bin_width), share[position])), frame.place((float((position + 1) * bin_width), 0.0))
             tip = f"{name}, {position * bin_width} to {(position + 1) * bin_width - 1}: {100 * share[position]:.1f} %"
             boxes.append((float(x), float(y), round(float(end - x) - 0.6, 1), round(float(max(base - y, 1.0)), 1), tip))
         bars.append(Bars(name=name, boxes=boxes, style=number % 8))

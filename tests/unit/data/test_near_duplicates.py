@@ -123,7 +123,7 @@ def test_hexadecimal_hashes_keep_their_distances() -> None:
     assert parse_hashes([]).shape == (0, 4)
 
 
-@pytest.mark.parametrize("value", ["", "0" * 63, "g" * 64, "0" * 65])
+@pytest.mark.parametrize("value", ["", "0" * 63, "g" * 64, "0" * 65, "0" * 62 + "  "])
 def test_what_is_no_hash_is_refused(value: str) -> None:
     with pytest.raises(ValueError):
         parse_hashes([value])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from .association import table_of
 from .gate import Example, Gate
 from .view import AuditView
 
@@ -68,7 +67,8 @@ def _brightness(view: AuditView) -> tuple[float, str, tuple[Example, ...]]:
     """The largest Kolmogorov distance between the mean brightness of two splits' images, and their names where it is too large and no luck."""
     positions = view.sample(view.split)
     mean = view.thumbnails(positions).mean(axis=(1, 2))
-    worst, differing, examples = 0.0, "", ()
+    worst, differing = 0.0, ""
+    examples: tuple[Example, ...] = ()
     for one, other in _pairs_of_splits(view):
         rows = [np.flatnonzero(view.split[positions] == code) for code in (one, other)]
         values = [np.sort(mean[r]) for r in rows]

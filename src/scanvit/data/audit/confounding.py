@@ -72,7 +72,7 @@ def gate_files(view: AuditView) -> Gate:
     positions = view.sample(view.class_of)
     width, height = view.width_px[positions].astype(np.float32), view.height_px[positions].astype(np.float32)
     formats = [view.format[positions] == code for code in range(len(view.format_names))]
-    features = np.stack([width, height, width / height, width * height, *formats], axis=1).astype(np.float32)
+    features = np.stack([width, height, width / np.maximum(height, 1), width * height, *formats], axis=1).astype(np.float32)
     probe = run_probe(features, view.class_of[positions], view.patient[positions], names=view.class_names, model="tree")
     of_format = corrected_cramers_v(table_of(view.class_of, view.format, shape=(len(view.class_names), len(view.format_names))))
     title, unit = "Resolution and file format do not give the class away", "skill of width, height, aspect and format (0: chance, 1: perfect)"

@@ -82,7 +82,7 @@ def gate_near_duplicates(view: AuditView) -> Gate:
         detail = f"No near duplicates (at most {NEAR_DUPLICATE_BITS} of {BITS} bits apart) stand in two splits; {held}."
         examples = tuple(_pair(view, *pair) for pair in nearest)
     if strangers.sum():
-        detail += f" The nearest images of two patients differ in {int(np.flatnonzero(strangers)[0])} bits."
+        detail += f" Of {int(strangers.sum()):,} sampled images the nearest of another patient is {int(np.flatnonzero(strangers)[0])} bits away."
     return Gate(
         gate="G3",
         title="No near duplicates in two splits",

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from ...core.errors import PackCorruptError
 from ..near_duplicates import parse_hashes
-from ..pack import Pack
+from ..pack import MANIFEST, Pack
 from ..sources import SPLITS
 from .gate import Picture
 
@@ -40,9 +41,12 @@ class AuditView:
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """uint64 (N, 4): the perceptual hashes."""
+        """uint64 (N, 4): the perceptual hashes. Raises PackCorruptError for what is none."""
         column = self.pack.manifest["perceptual_hash"]
-        chunks = [parse_hashes(column.slice(start, _HASHED_AT_ONCE).to_pylist()) for start in range(0, self.count, _HASHED_AT_ONCE)]
+        try:
+            chunks = [parse_hashes(column.slice(start, _HASHED_AT_ONCE).to_pylist()) for start in range(0, self.count, _HASHED_AT_ONCE)]
+        except ValueError as cause:
+            raise PackCorruptError(f"{self.pack.path / MANIFEST} is damaged: {cause}.", hint="Prepare the pack again.") from None
         return np.concatenate([np.zeros((0, 4), np.uint64), *chunks])
 
     @cached_property
@@ -83,7 +87,7 @@ class AuditView:
         result = np.empty((len(positions), THUMBNAIL_PX, THUMBNAIL_PX), np.float32)
         for number, position in enumerate(positions):
             gray = self.pixels(position).mean(axis=0, dtype=np.float32)
-            result[number] = Image.fromarray(gray).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
+            result[number] = np.asarray(Image.fromarray(gray).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR))
         return result / np.float32(255)
 
 
