@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import fetch as archives
 from . import printable
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
+  scanvit data sources
+  scanvit data fetch oct2017 -o archives
   scanvit data phantom -o phantoms
   scanvit data prepare phantoms -o packs/phantoms
   scanvit data prepare chest.zip -o packs/chest --image-size 128
@@ -32,7 +35,11 @@ _COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow", "not appli
 
 @click.group(epilog=_EPILOG)
 def data() -> None:
-    """Make and audit packs of decoded images."""
+    """Fetch archives; make and audit packs of decoded images."""
+
+
+data.add_command(archives.sources)
+data.add_command(archives.fetch)
 
 
 @data.command()
