@@ -43,12 +43,12 @@ def mount(
     with tempfile.TemporaryFile() as log:
         try:
             with store.process(arguments, detached=daemon, stdout=subprocess.DEVNULL, stderr=log) as process:
-                if not _wait_until_mounted(folder, process):
+                mounted = _wait_until_mounted(folder, process)
+                if mounted:
+                    on_ready()
+                if not mounted or (not daemon and process.wait()):
                     log.seek(0)
                     raise explain(log.read().decode("utf-8", errors="replace"), remote, credentials)
-                on_ready()
-                if not daemon:
-                    process.wait()
         finally:
             if not daemon or not os.path.ismount(folder):
                 unmount(folder)

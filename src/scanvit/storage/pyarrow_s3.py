@@ -36,6 +36,7 @@ class PyarrowS3:
 
         self.remote = remote
         self.credentials = credentials
+        self._stopped = threading.Event()
         limits = limits or Limits()
         settings = credentials.settings
         url = urlsplit(settings.get("endpoint", ""))
@@ -107,6 +108,8 @@ class PyarrowS3:
                     output = self._files.open_output_stream(path)
                 try:
                     while piece := file.read(_PIECE_BYTES):
+                        if self._stopped.is_set():
+                            raise InterruptedError
                         with self._errors():
                             output.write(piece)
                         count.add(len(piece))
@@ -139,7 +142,7 @@ class PyarrowS3:
         with self._errors():
             file = self._files.open_input_stream(path)
         with file:
-            while True:
+            while not self._stopped.is_set():
                 with self._errors():
                     piece = file.read(_PIECE_BYTES)
                 if not piece:
@@ -155,10 +158,14 @@ class PyarrowS3:
             raise explain(str(error), self.remote, self.credentials) from None
 
     def _map(self, function: Callable[[T], R], items: Sequence[T], workers: int) -> list[R]:
-        """In the order of the items. The first error, or a signal, stops what has not begun."""
+        """In the order of the items. The first error, or a signal, stops the others at their next piece."""
+        self._stopped.clear()
         pool = ThreadPoolExecutor(workers)
         try:
             return [future.result() for future in [pool.submit(function, item) for item in items]]
+        except BaseException:
+            self._stopped.set()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -147,6 +147,10 @@ def private_configuration(credentials: Credentials) -> Iterator[Path]:
     try:
         path = folder / "rclone.conf"
         settings = {"type": credentials.kind} | dict(credentials.settings)
+        if unfit := [name for name, value in settings.items() if value.startswith(("`", '"""')) or "%(" in value]:
+            raise StorageError(
+                f"rclone's configuration cannot hold the value given for {unfit[0]}.", hint="It has %( in it, or starts with a quote of rclone's."
+            )
         lines = [f"[{credentials.kind}]", *(f"{name} = {value}" for name, value in settings.items())]
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..core.errors import StorageError
+from .workplace import WORK_FOLDER
 
 KINDS = ("swift", "s3")
 _MAX_PART_BYTES = 255  # NAME_MAX of the usual file systems
@@ -19,7 +20,7 @@ _MAX_NAME_BYTES = 1024  # of a key in S3 and of a name in Swift
 # rclone shows what no file may be called by these: \u2400..\u2421 for control characters, \uff0f for a slash, \uff0e for a dot, and \u201b
 # before such a character that is meant. Refused where they are meant too: nobody's images need them, and two names would become one.
 _STAND_INS = frozenset(map(chr, range(0x2400, 0x2422))) | {"\uff0f", "\u201b"}
-_NO_PARTS = frozenset({"", ".", "..", "\uff0e", "\uff0e\uff0e"})
+_NO_PARTS = frozenset({"", ".", "..", "\uff0e", "\uff0e\uff0e", WORK_FOLDER})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ def _check_name(name: str, subject: str) -> None:
     shown = repr(name if len(name) <= 100 else f"{name[:100]}...")
     hint = "Rename it in the store, or name another folder. Nothing was written."
     if any(part in _NO_PARTS for part in name.split("/")):
-        raise StorageError(f"{subject} {shown}, which leaves its folder or has an empty part.", hint=hint)
+        raise StorageError(f"{subject} {shown}, which leaves its folder or has a part that no file may have.", hint=hint)
     if any(c in _STAND_INS or unicodedata.category(c) in ("Cc", "Cs") for c in name):
         raise StorageError(f"{subject} {shown}, which has a character that a file name cannot have everywhere.", hint=hint)
     if len(name.encode()) > _MAX_NAME_BYTES or any(len(part.encode()) > _MAX_PART_BYTES for part in name.split("/")):

@@ -24,7 +24,7 @@ from .credentials import credentials_from
 from .failures import missing
 from .rclone import Limits, Rclone, find_rclone, rclone_or_fail
 from .remote import Listing, Remote, RemoteObject, Store, check_names
-from .workplace import WORK_FOLDER, put_in_place, refuse_links, workplace
+from .workplace import WORK_FOLDER, is_unfinished, put_in_place, refuse_links, workplace
 
 ENGINES = ("auto", "rclone", "pyarrow")
 Progress = Callable[[str, int, int], None]  # (stage, done, total); the stage "Copying" counts bytes, the others files
@@ -132,9 +132,11 @@ def _not_staged(store: Store, listing: Listing, items: Sequence[RemoteObject], s
     """What an earlier, interrupted call has not brought whole. Its other leftovers are removed."""
     wanted = _differing(store, listing, staging, among=items, stage="", progress=_silent)
     whole = {staging / item.name for item in items} - {staging / item.name for item in wanted}
-    for path in [path for path in staging.rglob("*") if path.is_symlink() or not path.is_dir()]:
-        if path not in whole:
+    for root, _, files in os.walk(staging, topdown=False):
+        for path in {Path(root) / name for name in files} - whole:
             path.unlink()
+        if Path(root) != staging and not os.listdir(root):
+            os.rmdir(root)
     return wanted
 
 
@@ -176,7 +178,9 @@ def _local_names(folder: Path) -> tuple[list[str], int]:
     names, empty = [], 0
     for root, folders, files in os.walk(folder, onerror=_raise):
         if WORK_FOLDER in folders:
-            raise StorageError(f"{root} holds an unfinished pull.", hint=f"Finish it by the same pull again, or remove {Path(root) / WORK_FOLDER}.")
+            if is_unfinished(Path(root)):
+                raise StorageError(f"{root} holds an unfinished pull.", hint=f"Repeat the pull, or remove {Path(root) / WORK_FOLDER}.")
+            folders.remove(WORK_FOLDER)
         empty += not folders and not files and root != str(folder)
         for path in (Path(root) / name for name in [*folders, *files]):
             mode = path.lstat().st_mode

@@ -28,6 +28,11 @@ def put_in_place(staging: Path, folder: Path, names: Iterable[str]) -> None:
             os.replace(staging / name, target)
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a pull into ``folder`` has begun to copy and has not ended. (One that only compares leaves the folder as it is.)"""
+    return any(path.is_file() for path in (folder / WORK_FOLDER / "files").rglob("*"))
+
+
 @contextmanager
 def workplace(folder: Path) -> Iterator[Path]:
     """A hidden folder inside ``folder``, so that renaming out of it never copies. Held by one process at a time; gone after a success."""
