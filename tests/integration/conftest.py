@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -73,8 +74,9 @@ class ObjectStore:
     def stop(self) -> None:
         pids = [int(pid) for pid in (self.folder / "pids").read_text().split()]
         subprocess.run([self.script, "stop", self.folder], capture_output=True, timeout=30)
-        for process in psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)[1]:
-            process.kill()
+        until = time.monotonic() + 10
+        while any(map(_is_running, pids)) and time.monotonic() < until:
+            time.sleep(0.05)
 
     def environment(self, port: int | None = None) -> dict[str, str]:
         """Of a client that goes to ``port`` (a proxy's) instead of the server's."""
@@ -103,6 +105,13 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     store.start()
     yield store
     store.stop()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # where nobody reaps them
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _free_ports(count: int) -> int:

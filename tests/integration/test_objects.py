@@ -29,6 +29,7 @@ needs_rclone = pytest.mark.skipif(find_rclone() is None, reason="rclone is not i
 WAYS = [pytest.param(("swift", "rclone"), marks=needs_rclone), pytest.param(("s3", "rclone"), marks=needs_rclone), ("s3", "pyarrow")]
 every_way = pytest.mark.parametrize("way", WAYS, ids="-".join)
 Way = tuple[str, str]
+DYING = Limits(connect_s=2, idle_s=5, tries=2, errors=1)
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_a_server_that_dies_while_it_is_read(object_store: Any, images: Path, tm
         dying_after(object_store, 1_500_000) as proxy,
         pytest.raises(StorageError, match="cannot be reached, or stopped answering") as caught,
     ):
-        pull(store_for(object_store, way, path, port=proxy.port, limits=Limits(connect_s=2, idle_s=5, tries=2)), out)
+        pull(store_for(object_store, way, path, port=proxy.port, limits=DYING), out)
     assert "run the same command again" in (caught.value.hint or "")
     assert not [path for path in out.rglob("*") if path.is_file() and WORK_FOLDER not in path.parts], "something stands under its name"
     done = pull(store_for(object_store, way, path), out)
@@ -183,7 +184,7 @@ def test_a_server_that_dies_while_it_is_written(object_store: Any, images: Path,
     path = f"dies-up-{'-'.join(way)}"
     push(store_for(object_store, way, path), images / "val" / "empty", create=True)
     with dying_after(object_store, 1_500_000) as proxy, pytest.raises(StorageError, match="cannot be reached, or stopped answering"):
-        push(store_for(object_store, way, path, port=proxy.port, limits=Limits(connect_s=2, idle_s=5, tries=2)), images)
+        push(store_for(object_store, way, path, port=proxy.port, limits=DYING), images)
     push(store_for(object_store, way, path), images)
     pull(store_for(object_store, way, path), tmp_path / "out")
     assert content(tmp_path / "out") == content(images) | {"empty": b""}

@@ -34,7 +34,7 @@ class Limits:
     connect_s: int = 10
     idle_s: int = 60
     tries: int = 3
-    errors: int = 10
+    errors: int = 3
 
 
 def find_rclone() -> str | None:
