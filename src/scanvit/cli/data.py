@@ -13,6 +13,7 @@ import click
 from . import fetch as archives
 from . import printable
 from .extend import extend
+from .objects import ls, mount, pull, push
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,11 +42,8 @@ def data() -> None:
     """Fetch archives; make and audit packs of decoded images."""
 
 
-data.add_command(archives.sources)
-data.add_command(archives.fetch)
-
-
-data.add_command(extend)
+for _command in (archives.sources, archives.fetch, ls, pull, push, mount, extend):
+    data.add_command(_command)
 
 
 @data.command()
