@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tests.integration.conftest import Scanvit
@@ -138,3 +139,27 @@ def test_a_server_that_dies_in_the_middle_and_returns_has_it_all(scanvit: Scanvi
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     assert_complete(uri, run_dir)
+
+
+def test_the_pages_open_on_a_folder_of_runs_and_end_without_leaving_a_process(scanvit: Scanvit, small_pack: Path) -> None:
+    train(scanvit, small_pack)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+        probe.listen()
+        assert f"Port {port} is taken" in scanvit("ui", "runs", "--port", port, code=70)
+    process = scanvit.start("ui", "runs", "--port", port)
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as page:
+                assert b"MLflow" in page.read()
+            break
+        except OSError:
+            time.sleep(0.2)
+    else:
+        raise AssertionError("the pages did not open")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert psutil.wait_procs(children, timeout=10)[1] == []

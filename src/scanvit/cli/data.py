@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import fetch as archives
 from . import printable
 from .extend import extend
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
+  scanvit data sources
+  scanvit data fetch oct2017 -o archives
   scanvit data phantom -o phantoms
   scanvit data prepare phantoms -o packs/phantoms
   scanvit data prepare chest.zip -o packs/chest --image-size 128
@@ -35,7 +38,11 @@ _COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow"}
 
 @click.group(epilog=_EPILOG)
 def data() -> None:
-    """Make and audit packs of decoded images."""
+    """Fetch archives; make and audit packs of decoded images."""
+
+
+data.add_command(archives.sources)
+data.add_command(archives.fetch)
 
 
 data.add_command(extend)

@@ -12,7 +12,7 @@ from . import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.scores import Scores
+    from ..evaluation.scores import Estimate, Scores
 
 SPLITS = ("train", "val", "test", "final_eval")
 _TITLES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "log_loss": "log loss"}
@@ -49,10 +49,10 @@ def _track(scores: Scores, run: Path) -> None:
     from ..training.shipping import ship_now
     from ..training.tracking import record_scores
 
-    figures = {f"{scores.split}_{name}": estimate for name, estimate in scores.overall.items()}
+    ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+    values = {f"{scores.split}_{name}{end}": getattr(estimate, key) for name, estimate in scores.overall.items() for end, key in ends}
     for class_name, of_class in scores.per_class.items():
-        figures |= {f"{scores.split}_{metric}/{class_name}": estimate for metric, estimate in of_class.figures.items()}
-    values = {f"{name}{end}": getattr(estimate, key) for name, estimate in figures.items() for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}
+        values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
     files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
     ship_now(run, load_run(run).tracking)
@@ -90,21 +90,24 @@ def _overall(scores: Scores) -> Table:
 
 
 def _per_class(scores: Scores) -> Table:
+    """Fits 80 columns; the report has every figure with its decimals."""
     from rich.table import Table
     from rich.text import Text
 
-    from ..evaluation.page import count, figure, interval
-
-    table = Table(box=None, pad_edge=False, title="\nby class, each against the rest", title_justify="left", title_style="")
-    table.add_column("class")
-    shown = {"recall": "sensitivity", "specificity": "specificity", "precision": "precision", "auroc": "AUROC"}
-    for title in ("images", "patients", *shown.values()):
-        table.add_column(title, justify="right")
+    shown = {"recall": "sensitivity %", "specificity": "specificity %", "auroc": "AUROC"}
+    table = Table(box=None, pad_edge=False, title=f"\nby class, with {scores.interval['level']:.0%} intervals", title_justify="left", title_style="")
+    table.add_column("class", overflow="fold")
+    for title in ("images", *shown.values()):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, of_class in scores.per_class.items():
-        cells = []
-        for metric in shown:
-            estimate = of_class.figures[metric]
-            spread = f" ({interval(estimate, metric).replace(' to ', '-')})" if estimate.low is not None else ""
-            cells.append(f"{figure(estimate, metric)}{spread}")
-        table.add_row(Text(printable(name)), count(of_class.images), count(of_class.patients), *cells)
+        cells = (_compact(of_class.figures[metric], in_percent=metric != "auroc") for metric in shown)
+        table.add_row(Text(printable(name)), f"{of_class.images:,}", *cells)
     return table
+
+
+def _compact(estimate: Estimate, *, in_percent: bool) -> str:
+    """ "72 (36-100)" or "0.97 (0.92-1.00)"; a figure without an interval stands alone, an undefined one is a dash."""
+    if estimate.value is None:
+        return "-"
+    show = (lambda value: f"{100 * value:.0f}") if in_percent else (lambda value: f"{value:.2f}")
+    return show(estimate.value) if estimate.low is None or estimate.high is None else f"{show(estimate.value)} ({show(estimate.low)}-{show(estimate.high)})"

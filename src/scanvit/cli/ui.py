@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +22,11 @@ def ui(runs: Path, port: int) -> None:
     RUNS is the folder that holds the run folders and their mlflow.db. The pages listen on this machine alone.
     """
     from ..core.errors import RunMissingError, TrackingError
-    from ..training.tracking import local_tracking_uri
+    from ..training.tracking import describe_place, local_tracking_uri
 
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if server.startswith("http"):
-        click.echo(f"The runs are tracked at {server}: open that address.")
+        click.echo(f"The runs are tracked at {describe_place(server)}: open that address.")
         return
     if not (runs / "mlflow.db").is_file():
         raise RunMissingError(f"{runs} holds no mlflow.db.", hint="Give the folder that your run folders are in: scanvit ui FOLDER")
@@ -38,14 +40,16 @@ def ui(runs: Path, port: int) -> None:
     # Job execution would start seven more processes that nothing here uses.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", local_tracking_uri(runs), "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([*command, "--workers", "1"], env=environment)
+    # A session of its own: MLflow starts a server process in turn, and both have to end with this one, however it ends.
+    process = subprocess.Popen([*command, "--workers", "1"], env=environment, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.wait()  # the terminal's Ctrl-C reached it as well
         return
     finally:
-        if process.poll() is None:
-            process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
     if code:
         raise TrackingError(f"MLflow ended with exit code {code}.", hint="Its own messages are above.")

@@ -22,7 +22,9 @@
     │   └── RunExistsError       42
     ├── CheckpointError         50
     ├── StorageError            60
-    │   └── NoSpaceError         61
+    │   ├── NoSpaceError         61
+    │   ├── FetchError           62   a download did not come through; what has come is kept
+    │   └── ChecksumError        63   another file than the one that was recorded
     ├── TrackingError           70
     └── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
 
@@ -138,6 +140,14 @@ class StorageError(ScanvitError):
 
 class NoSpaceError(StorageError):
     exit_code = 61
+
+
+class FetchError(StorageError):
+    exit_code = 62
+
+
+class ChecksumError(StorageError):
+    exit_code = 63
 
 
 class TrackingError(ScanvitError):

@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from ..core.errors import ScanvitError, SourcesError, UnknownKeyError
 from ..core.loading import parse_yaml, read_text
+from .original import is_datasets_config, sources_values
 
 _FORBID = ConfigDict(extra="forbid", validate_default=True)
 _UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
@@ -97,13 +98,15 @@ _ADAPTER = TypeAdapter(Sources)
 def load_sources(path: Path | str) -> Sources:
     """A sources file (by its ending .yaml or .yml), or one folder, archive or .npz as the only source.
 
-    A folder that holds a ``sources.yaml`` is described by it. Raises SourcesError or UnknownKeyError.
+    A folder that holds a ``sources.yaml`` is described by it. A ``datasets_config.yaml`` is read as data.original says. Raises SourcesError or
+    UnknownKeyError.
     """
     path = Path(path)
     if path.is_dir() and (path / "sources.yaml").is_file():
         path = path / "sources.yaml"
     if path.suffix.lower() in (".yaml", ".yml"):
-        return sources_from_dict(parse_yaml(read_text(path, error=SourcesError), where=str(path), error=SourcesError), where=str(path))
+        values = parse_yaml(read_text(path, error=SourcesError), where=str(path), error=SourcesError)
+        return sources_from_dict(sources_values(values, where=str(path)) if is_datasets_config(values) else values, where=str(path))
     if not path.exists():
         raise SourcesError(f"There is no file or folder {path}.", hint="Give a sources file (.yaml), a folder, a zip or tar archive, or a MedMNIST .npz.")
     return Sources(sources=(Source(name=_name_of(path), path=path.name, split="auto"),))

@@ -18,7 +18,7 @@ class VisionTransformer(nn.Module):
     """Normalised images (B, C, H, W), float -> logits (B, K).
 
     At the reference size (ModelConfig's defaults, 64 px, one channel, nine classes): 5,014,089 parameters. Weights start from PyTorch's
-    defaults, the position embeddings and the [CLS] token from a standard normal distribution, as in the reference network.
+    defaults, the position embeddings and the [CLS] token from a normal distribution of ``config.pos_embed_std`` (1 in the reference).
 
     Raises ConfigError for an image size that the stem cannot divide and, on a call, for images of another shape.
     """

@@ -26,7 +26,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise NoSpaceError(
                 f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose a folder that you may write to.") from error
         raise
 

@@ -72,7 +72,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
                 events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             raise
         if events:
-            for path in ("checkpoint.pth", "checkpoints/last.ckpt"):
+            for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
                 events.write("artifact", path=path)
             events.write("end", step=trainer.global_step, status="finished")
     shipper = shipping.shipper() if shipping else None

@@ -115,6 +115,14 @@ def test_drop_path_rises_linearly_to_the_last_block(make_network: Callable[..., 
     assert [block.drop_path.rate for block in make_network(depth=1, drop_path=0.2).blocks] == [0.2]
 
 
+@pytest.mark.parametrize("std", [1.0, 0.02])
+def test_embeddings_start_from_the_configured_spread(std: float) -> None:
+    torch.manual_seed(0)
+    network = VisionTransformer(ModelConfig(depth=1, pos_embed_std=std), num_classes=9, image_size_px=64, channels=1)
+    assert network.pos_embed.std().item() == pytest.approx(std, rel=0.05)
+    assert network.cls_token.std().item() == pytest.approx(std, rel=0.5)
+
+
 @pytest.mark.parametrize("image_size_px", [0, 2, 30, 65])
 def test_an_image_size_that_the_stem_cannot_divide_is_named(image_size_px: int) -> None:
     with pytest.raises(ConfigError, match=f"image_size_px is {image_size_px}"):
