@@ -12,7 +12,7 @@ from ..core.events import metric_history
 from ..core.loading import experiment_to_dict, flatten, load_experiment
 from ..storage.atomic import write_text
 from . import figures
-from .common import score_common_images
+from .common_images import score_common_images
 from .page import render
 from .scores import Scores
 
