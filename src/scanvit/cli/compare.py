@@ -17,7 +17,7 @@ from .evaluate import SPLITS
 def compare(runs: tuple[Path, ...], out: Path, split: str) -> None:
     """Set runs side by side: accuracy with intervals, cost, curves, and what differs.
 
-    Each RUN must have been scored with scanvit evaluate.
+    Each RUN must have been scored with scanvit evaluate. Runs on different packs are scored on the images that all were tested on.
     """
     from rich.console import Console
     from rich.table import Table
@@ -48,6 +48,8 @@ def compare(runs: tuple[Path, ...], out: Path, split: str) -> None:
         )
     console = Console()
     console.print(table)
+    if comparison.common:
+        console.print(printable(comparison.common), markup=False, highlight=False)
     for warning in comparison.warnings:
         console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False)
     if comparison.differences:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 
 from . import fetch as archives
 from . import printable
+from .extend import extend
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +28,8 @@ Examples:
   scanvit data prepare phantoms -o packs/phantoms
   scanvit data prepare chest.zip -o packs/chest --image-size 128
   scanvit data prepare examples/real/sources.yaml --root /data -o packs/real
+  scanvit data prepare grown.yaml --keep packs/real -o packs/grown
+  scanvit data extend packs/real --class lung-viral-pneumonia --slice 3/10 -o packs/real-3
   scanvit data audit packs/real --acknowledge G4="one hospital a class: for development only"
 """
 _EXAMPLES = 3
@@ -40,6 +43,9 @@ def data() -> None:
 
 data.add_command(archives.sources)
 data.add_command(archives.fetch)
+
+
+data.add_command(extend)
 
 
 @data.command()
@@ -56,8 +62,10 @@ data.add_command(archives.fetch)
     help="Nearly the same image under several patients: keep all, drop all but the first, or move these patients into one split.  [default: keep]",
 )
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes.  [default: one a core]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="ray: decode on a Ray cluster (RAY_ADDRESS).")
+@click.option("--keep", type=click.Path(path_type=Path), metavar="PACK", help="An earlier pack: its patients stay in their splits.")
 @click.option("--overwrite", is_flag=True, help="Replace PACK when the new one is complete.")
-def prepare(sources: Path, out: Path, root: Path | None, workers: int | None, overwrite: bool, **settings: Any) -> None:
+def prepare(sources: Path, out: Path, **options: Any) -> None:
     """Decode images into a pack, split by patient.
 
     SOURCES is a sources file (.yaml) or directly a folder, a zip or tar archive with one folder a class, or a MedMNIST .npz.
@@ -65,13 +73,14 @@ def prepare(sources: Path, out: Path, root: Path | None, workers: int | None, ov
     """
     from ..data.prepare import prepare as prepare_pack
 
-    given = {key: value for key, value in settings.items() if value is not None}
-    if "image_size" in given:
-        given["image_size_px"] = given.pop("image_size")
-    if "channels" in given:
-        given["channels"] = int(given["channels"])
+    how = {name: options.pop(name) for name in ("root", "workers", "engine", "keep", "overwrite")}
+    settings = {key: value for key, value in options.items() if value is not None}
+    if "image_size" in settings:
+        settings["image_size_px"] = settings.pop("image_size")
+    if "channels" in settings:
+        settings["channels"] = int(settings["channels"])
     with stage_progress() as progress:
-        summary = prepare_pack(sources, out, root=root, settings=given, workers=workers, overwrite=overwrite, progress=progress)
+        summary = prepare_pack(sources, out, settings=settings, progress=progress, **how)
     show_summary(summary, shown_path=out)
 
 
@@ -150,7 +159,7 @@ class _PlainLines:
 
 def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: bool = True) -> None:
     console = _console()
-    console.print(_count_table(summary))
+    show_counts(summary.counts, summary.patients)
     quarantined = sum(map(len, summary.quarantined.values()))
     console.print(f"{summary.images_in:,} images in, {quarantined:,} in the quarantine, {summary.ignored:,} other files ignored")
     for reason, entries in sorted(summary.quarantined.items()):
@@ -159,30 +168,37 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: boo
             console.print(f"    {printable(f'{entry.source}: {entry.path}: {entry.detail}')}")
     for warning in summary.warnings:
         console.print(f"warning: {printable(warning)}", style="yellow")
-    console.print(_gate_table(summary.gates))
-    if any(gate.verdict == "fail" for gate in summary.gates):
-        console.print(f"A gate that failed goes with every run and report made from this pack. Pictures: {shown_path / 'audit.html'}", style="yellow")
+    show_gates(summary.gates, pack=shown_path)
     reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
     console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
     if next_command:
         console.print(f"\nNext: scanvit train tiny --pack {shown_path}")
 
 
-def _count_table(summary: PrepareSummary) -> Table:
+def show_gates(gates: Sequence[Gate], *, pack: Path) -> None:
+    """The audit of a pack that was just written."""
+    console = _console()
+    console.print(_gate_table(gates))
+    if any(gate.verdict == "fail" for gate in gates):
+        console.print(f"A gate that failed goes with every run and report made from this pack. Pictures: {pack / 'audit.html'}", style="yellow")
+
+
+def show_counts(images: Mapping[str, Mapping[str, int]], patients: Mapping[str, int]) -> None:
+    """``images``: {split: {class: images}}; ``patients``: {split: patients}."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="Images by class and split", title_justify="left", show_footer=True)
     table.add_column("class", footer="all")
-    for split, counts in summary.counts.items():
+    for split, counts in images.items():
         table.add_column(split, justify="right", footer=f"{sum(counts.values()):,}")
-    table.add_column("all", justify="right", footer=f"{sum(sum(counts.values()) for counts in summary.counts.values()):,}")
-    for name in next(iter(summary.counts.values())):
-        row = [counts[name] for counts in summary.counts.values()]
+    table.add_column("all", justify="right", footer=f"{sum(sum(counts.values()) for counts in images.values()):,}")
+    for name in next(iter(images.values())):
+        row = [counts[name] for counts in images.values()]
         table.add_row(Text(name), *(f"{count:,}" for count in row), f"{sum(row):,}")
     table.add_section()
-    table.add_row("patients", *(f"{count:,}" for count in summary.patients.values()), f"{sum(summary.patients.values()):,}", style="dim")
-    return table
+    table.add_row("patients", *(f"{count:,}" for count in patients.values()), f"{sum(patients.values()):,}", style="dim")
+    _console().print(table)
 
 
 def _gate_table(gates: Any) -> Table:

@@ -58,7 +58,7 @@ class ArchiveLimits:
             raise _refuse(f"{name} unpacks to {unpacked_bytes:,} bytes or more from {packed_bytes:,}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     path: str
     """Inside the archive, with forward slashes, relative, unique."""
@@ -121,8 +121,10 @@ class Folder(Archive):
                 yield path, data
 
     def identity(self) -> str:
-        listing = "\n".join(f"{path}|{size}|{mtime}" for path, _, size, mtime in self._files())
-        return f"{self.path.resolve()}|{hashlib.sha256(listing.encode()).hexdigest()}"
+        listing = hashlib.sha256()
+        for path, _, size, mtime in self._files():
+            listing.update(f"{path}|{size}|{mtime}\n".encode())
+        return f"{self.path.resolve()}|{listing.hexdigest()}"
 
     def _files(self) -> Iterator[tuple[str, str, int, int]]:
         """(path, real path, size, time of change in ns) in the order of the paths."""

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..core.contract import PixelContract
 from ..core.errors import DataError, ImageError
-from ..storage.atomic import atomic_file, storage_errors, write_json
+from ..storage.atomic import storage_errors, write_bytes, write_json
+from .archives import Archive
 from .decode import decode_image
 from .hashing import perceptual_hash, sha256_bytes
-from .selection import Selection
+from .selection import Candidates, Selection
 from .workers import worker_pool
 
 BATCH_IMAGES = 256
@@ -29,43 +32,43 @@ BATCH_BYTES = 64 << 20
 """Packed bytes of a batch: memory stays below about 2 * workers * (BATCH_BYTES + one decoded image)."""
 _VERSION = 1
 """Of the batch files and of the pixel path; raise it when either changes."""
-_Items = list[tuple[str, bytes]]
+Items = list[tuple[str, bytes]]
+"""(path, content) of some images, in the order of the archive."""
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
 class Batch:
     source: int
     """Index of the selection."""
-    paths: tuple[str, ...]
-    """In the order in which the archive is read."""
+    candidates: Candidates
+    """All of the selection's; the batch is those from ``start`` to before ``stop``."""
+    start: int
+    stop: int
     file: Path
     """Where its pixels and rows are, once it is done."""
 
+    def __len__(self) -> int:
+        return self.stop - self.start
 
-@dataclass(frozen=True)
-class DecodedBatch:
-    batch: Batch
-    pixels: np.ndarray
-    """uint8 (n, C, H, W): the readable images."""
-    rows: list[dict[str, Any]]
-    """One for each path: either {"path", "index" into pixels, "sha256", "pixels_sha256", "perceptual_hash", "width_px", "height_px",
-    "format"} or {"path", "error"}."""
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """In the order in which the archive is read."""
+        return tuple(self.candidates.paths[self.start : self.stop])
 
 
 def plan_batches(selections: list[Selection], work: Path) -> list[Batch]:
     """A pure function of the selections."""
     batches: list[Batch] = []
     for source, selection in enumerate(selections):
-        paths: list[str] = []
-        size_bytes = 0
-        for candidate in selection.candidates:
-            if paths and (len(paths) >= BATCH_IMAGES or size_bytes + candidate.size_bytes > BATCH_BYTES):
-                batches.append(Batch(source, tuple(paths), work / f"{len(batches):07d}.npz"))
-                paths, size_bytes = [], 0
-            paths.append(candidate.path)
-            size_bytes += candidate.size_bytes
-        if paths:
-            batches.append(Batch(source, tuple(paths), work / f"{len(batches):07d}.npz"))
+        start = size_bytes = 0
+        for row, member_bytes in enumerate(selection.candidates.sizes_bytes()):
+            if row > start and (row - start >= BATCH_IMAGES or size_bytes + member_bytes > BATCH_BYTES):
+                batches.append(Batch(source, selection.candidates, start, row, work / f"{len(batches):07d}.npz"))
+                start, size_bytes = row, 0
+            size_bytes += member_bytes
+        if len(selection.candidates) > start:
+            batches.append(Batch(source, selection.candidates, start, len(selection.candidates), work / f"{len(batches):07d}.npz"))
     return batches
 
 
@@ -88,16 +91,32 @@ def open_work_folder(work: Path, selections: list[Selection], contract: PixelCon
             write_json(work / "key.json", key)
 
 
-def decode_batches(selections: list[Selection], batches: list[Batch], contract: PixelContract, *, workers: int, on_images: Callable[[int], None]) -> int:
-    """Decode every batch that has no file yet; ``on_images`` is told how many images were finished. Returns the number reused."""
+def decode_batches(
+    selections: list[Selection],
+    batches: list[Batch],
+    contract: PixelContract,
+    *,
+    workers: int,
+    on_images: Callable[[int], None],
+    engine: Engine = "local",
+) -> int:
+    """Decode every batch that has no file yet; ``on_images`` is told how many images were finished. Returns the number reused.
+
+    ``engine``: local, in ``workers`` processes, or ray, on a cluster. Either gives the same files.
+    """
     todo = [batch for batch in batches if not batch.file.is_file()]
-    reused = sum(len(b.paths) for b in batches) - sum(len(b.paths) for b in todo)
+    reused = sum(map(len, batches)) - sum(map(len, todo))
     on_images(reused)
+    if engine == "ray":
+        from .ray_decoding import decode_on_ray
+
+        decode_on_ray(selections, todo, contract, on_images=on_images)
+        return reused
     work = _read_items(selections, todo)
     # Starting processes takes longer than a batch or two.
     if workers <= 1 or len(todo) <= 2:
         for batch, items in work:
-            on_images(_decode_batch(str(batch.file), items, contract))
+            on_images(_decode_to_file(str(batch.file), items, contract))
         return reused
     try:
         _decode_in_pool(work, contract, workers=min(workers, len(todo)), on_images=on_images)
@@ -109,41 +128,68 @@ def decode_batches(selections: list[Selection], batches: list[Batch], contract: 
     return reused
 
 
-def read_batch(batch: Batch) -> DecodedBatch:
+def read_groups(archive: Archive, groups: Iterable[tuple[str, ...]], wanted: Container[str]) -> Iterator[Items]:
+    """The bytes of groups of members, which follow the order of the archive and together are the wanted ones. Raises DataError if it changed."""
+    stream = archive.read(wanted)
+    for paths in groups:
+        items = list(islice(stream, len(paths)))
+        if tuple(path for path, _ in items) != paths:
+            raise DataError(f"{archive.path} changed while it was read.", hint="Run the same command again.")
+        yield items
+
+
+def read_rows(batch: Batch) -> list[dict[str, Any]]:
+    """One for each path: either {"path", "index" into the pixels, "sha256", "pixels_sha256", "perceptual_hash", "width_px", "height_px",
+    "format"} or {"path", "error"}."""
+    with _opened(batch) as stored:
+        rows: list[dict[str, Any]] = json.loads(stored["rows"].tobytes())
+        return rows
+
+
+def read_pixels(batch: Batch) -> np.ndarray:
+    """uint8 (n, C, H, W): the readable images."""
+    with _opened(batch) as stored:
+        pixels: np.ndarray = stored["pixels"]
+        return pixels
+
+
+@contextmanager
+def _opened(batch: Batch) -> Iterator[Any]:
     try:
         with open(batch.file, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return DecodedBatch(batch, stored["pixels"], json.loads(stored["rows"].tobytes()))
+            yield stored
     except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as cause:
         batch.file.unlink(missing_ok=True)
         raise DataError(f"The unfinished work in {batch.file} is damaged: {cause}.", hint="Run the same command again: this part is decoded anew.") from None
 
 
-def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tuple[Batch, _Items]]:
+def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tuple[Batch, Items]]:
     for source, selection in enumerate(selections):
         mine = [batch for batch in todo if batch.source == source]
-        stream = selection.archive.read({path for batch in mine for path in batch.paths})
-        for batch in mine:
-            items = list(islice(stream, len(batch.paths)))
-            if [path for path, _ in items] != list(batch.paths):
-                raise DataError(f"{selection.archive.path} changed while it was read.", hint="Run the same command again.")
-            yield batch, items
+        yield from zip(mine, read_groups(selection.archive, (batch.paths for batch in mine), {path for batch in mine for path in batch.paths}), strict=True)
 
 
-def _decode_in_pool(work: Iterable[tuple[Batch, _Items]], contract: PixelContract, *, workers: int, on_images: Callable[[int], None]) -> None:
+def _decode_in_pool(work: Iterable[tuple[Batch, Items]], contract: PixelContract, *, workers: int, on_images: Callable[[int], None]) -> None:
     with worker_pool(workers) as pool:
         pending: set[Future[int]] = set()
         for batch, items in work:
             if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 on_images(sum(future.result() for future in done))
-            pending.add(pool.submit(_decode_batch, str(batch.file), items, contract))
+            pending.add(pool.submit(_decode_to_file, str(batch.file), items, contract))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             on_images(sum(future.result() for future in done))
 
 
-def _decode_batch(file: str, items: _Items, contract: PixelContract) -> int:
+def _decode_to_file(file: str, items: Items, contract: PixelContract) -> int:
     """Write the batch's file, whole or not at all, and return the number of images."""
+    write_bytes(file, decode_items(items, contract))
+    return len(items)
+
+
+def decode_items(items: Items, contract: PixelContract) -> bytes:
+    """What a batch's file holds, the same for the same items on every machine: see read_rows and read_pixels."""
     pixels: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
     for path, data in items:
@@ -157,6 +203,6 @@ def _decode_batch(file: str, items: _Items, contract: PixelContract) -> int:
         pixels.append(image.pixels)
         rows.append(row)
     stacked = np.stack(pixels) if pixels else np.zeros((0, *contract.shape), np.uint8)
-    with atomic_file(file) as stream:
-        np.savez(stream, pixels=stacked, rows=np.frombuffer(json.dumps(rows).encode("ascii"), np.uint8))
-    return len(items)
+    stream = io.BytesIO()
+    np.savez(stream, pixels=stacked, rows=np.frombuffer(json.dumps(rows).encode("ascii"), np.uint8))
+    return stream.getvalue()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,26 @@ SCHEMA = pa.schema(
 )
 
 
+ROW_GROUP_IMAGES = 1 << 16
+"""Rows that are held at a time while a manifest is written."""
+
+
 def write_manifest(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """One row group of plain columns, without the writer's version or a clock: the same rows give the same bytes."""
-    table = pa.table({field.name: pa.array(columns[field.name], type=field.type) for field in SCHEMA}, schema=SCHEMA)
-    pq.write_table(table, path, compression="zstd", store_schema=False)
+    """A manifest whose columns fit into memory at once."""
+    with manifest_writer(path) as write:
+        write(columns)
+
+
+@contextmanager
+def manifest_writer(path: Path) -> Iterator[Callable[[Mapping[str, Sequence[Any]]], None]]:
+    """A function that appends rows, best ROW_GROUP_IMAGES at a time.
+
+    Row groups of plain columns, without the writer's version or a clock: the same rows in the same pieces give the same bytes.
+    """
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd", store_schema=False) as writer:
+
+        def write(columns: Mapping[str, Sequence[Any]]) -> None:
+            arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), row_group_size=ROW_GROUP_IMAGES)
+
+        yield write

@@ -53,14 +53,15 @@ class MedMnistFile(Archive):
             raise ArchiveError(f"{self.path} has only one of {incomplete}_images and {incomplete}_labels.", hint="Fetch it again.")
         return [split for split in _SPLITS if f"{split}_images.npy" in names]
 
-    def _paths(self, archive: zipfile.ZipFile, split: str) -> list[tuple[str, int]]:
+    def _paths(self, archive: zipfile.ZipFile, split: str) -> Iterator[tuple[str, int]]:
         with archive.open(f"{split}_images.npy") as stream:
             count, *shape = self._header(stream, f"{split}_images")
         labels = self._labels(archive, split)
         if len(labels) != count:
             raise ArchiveError(f"{self.path} has {count} {split}_images but {len(labels)} {split}_labels.", hint="Fetch it again.")
         size_bytes = int(np.prod(shape))
-        return [(f"{split}/{label}/{index:07d}.npy", size_bytes) for index, label in enumerate(labels.tolist())]
+        for index, label in enumerate(labels.tolist()):
+            yield f"{split}/{label}/{index:07d}.npy", size_bytes
 
     def _header(self, stream: IO[bytes], name: str) -> tuple[int, ...]:
         shape, is_fortran, dtype = _read_header(stream)

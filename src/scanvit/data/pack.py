@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
@@ -27,6 +28,7 @@ MANIFEST = "manifest.parquet"
 HASHED = (MANIFEST, *(f"{split}.npy" for split in SPLITS))
 """The files that the fingerprint covers, in its order."""
 _FINDING = ("gate", "title", "verdict", "figure", "figure_name", "threshold", "detail", "reason")
+_PIECE_BYTES = 16 << 20
 _MISSING_HINT = "Make one: scanvit data prepare SOURCES -o PACK"
 _CORRUPT_HINT = "Prepare the pack again."
 
@@ -88,33 +90,63 @@ class Pack:
         """uint8 (N, C, H, W), 0..255: a read-only memory map, opened anew at each call."""
         return _open_array(self.path / f"{_known(split)}.npy")
 
+    def pieces(self, split: str) -> Iterator[np.ndarray]:
+        """The images in order, uint8 (n, C, H, W), up to 16 MiB at a time: read, not mapped, so that a pass over all holds no more than a piece."""
+        array = self.images(split)
+        at_once = max(1, _PIECE_BYTES // int(np.prod(self.contract.shape)))
+        with open(self.path / f"{split}.npy", "rb") as file:
+            file.seek(array.offset)  # type: ignore[attr-defined]  # a memory map's
+            for start in range(0, len(array), at_once):
+                shape = (min(at_once, len(array) - start), *self.contract.shape)
+                yield np.fromfile(file, np.uint8, int(np.prod(shape))).reshape(shape)
+
     def targets(self, split: str) -> np.ndarray:
         """int64 (N,), in the order of the array."""
-        column = self.rows(split)["class_name"]
-        index = {name: i for i, name in enumerate(self.class_names)}
+        column = self.rows(split, "class_name")["class_name"].combine_chunks().dictionary_encode()
         try:
-            return np.fromiter((index[name] for name in column.to_pylist()), dtype=np.int64, count=len(column))
-        except KeyError as cause:
-            raise PackCorruptError(f"{self.path / MANIFEST} holds the class {cause}, which dataset.json does not.", hint=_CORRUPT_HINT) from None
+            codes = np.array([self.class_names.index(name) for name in column.dictionary.to_pylist()], dtype=np.int64)
+        except ValueError as cause:
+            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {cause}.", hint=_CORRUPT_HINT) from None
+        return codes[column.indices.to_numpy()] if len(codes) else np.zeros(0, np.int64)
 
-    def rows(self, split: str) -> pa.Table:
-        """The manifest's rows of one split, in the order of its array."""
+    def rows(self, split: str, *columns: str) -> pa.Table:
+        """The manifest's rows of one split, in the order of its array. ``columns``: those to read; left out, all."""
         start = sum(self.size(earlier) for earlier in SPLITS[: SPLITS.index(_known(split))])
-        return self.manifest.slice(start, self.size(split))
+        return (self.columns(*columns) if columns else self.manifest).slice(start, self.size(split))
 
     @cached_property
     def manifest(self) -> pa.Table:
-        """One row an image, by split (train, val, test, final_eval) and then by row."""
+        """One row an image, by split (train, val, test, final_eval) and then by row: about 250 bytes an image."""
+        return self.columns(*SCHEMA.names)
+
+    def columns(self, *names: str) -> pa.Table:
+        """Some columns of the manifest, read anew at each call. Raises PackCorruptError."""
+        wanted = list(dict.fromkeys((*names, "split", "row")))
         try:
-            table = pq.ParquetFile(self.path / MANIFEST).read()
+            file = pq.ParquetFile(self.path / MANIFEST)
+            known = file.schema_arrow.equals(SCHEMA)
+            table = file.read(wanted) if known else None
+            if table is not None:
+                table.validate(full=True)  # reading leaves damaged strings as they are
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as cause:
             raise PackCorruptError(f"{self.path / MANIFEST} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
-        if not table.schema.equals(SCHEMA):
+        if table is None:
             raise PackCorruptError(f"{self.path / MANIFEST} does not hold the columns of format {FORMAT}.", hint=_CORRUPT_HINT)
-        expected = [(split, row) for split in SPLITS for row in range(self.size(split))]
-        if len(table) != len(expected) or list(zip(table["split"].to_pylist(), table["row"].to_pylist(), strict=True)) != expected:
+        if not self._is_in_order(table):
             raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
-        return table
+        return table.select(list(names))
+
+    def _is_in_order(self, table: pa.Table) -> bool:
+        sizes = [self.size(split) for split in SPLITS]
+        if len(table) != sum(sizes) or any(column.null_count for column in table.columns):
+            return False
+        start = 0
+        for split, size in zip(SPLITS, sizes, strict=True):
+            part = table.slice(start, size)
+            if not pc.all(pc.equal(part["split"], split), min_count=0).as_py() or (part["row"].to_numpy() != np.arange(size)).any():
+                return False
+            start += size
+        return True
 
     def audit(self) -> list[dict[str, Any]]:
         """All gates of audit.json; empty where the pack was not audited yet."""
@@ -154,25 +186,32 @@ class Pack:
 
 def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelContract, settings: Mapping[str, Any]) -> str:
     """Write dataset.json over the arrays and the manifest that stand in ``folder``, and return the fingerprint."""
-    table = pq.read_table(folder / MANIFEST, columns=["split", "class_name", "patient_id"])
-    grouped = table.group_by(["split", "class_name"]).aggregate([([], "count_all")]).to_pylist()
-    images = {(row["split"], row["class_name"]): row["count_all"] for row in grouped}
-    per_split = table.group_by("split").aggregate([("patient_id", "count_distinct")]).to_pylist()
-    patients = {row["split"]: row["patient_id_count_distinct"] for row in per_split}
+    images, patients = _count(folder / MANIFEST, class_names)
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in HASHED}
     value = fingerprint(class_names, contract, files)
     dataset = {
         "format": FORMAT,
         "class_names": list(class_names),
         "contract": contract.to_dict(),
-        "counts": {split: {name: images.get((split, name), 0) for name in class_names} for split in SPLITS},
-        "patients": {split: patients.get(split, 0) for split in SPLITS},
+        "counts": images,
+        "patients": patients,
         "files": files,
         "settings": dict(settings),
         "fingerprint": value,
     }
     write_json(folder / "dataset.json", dataset)
     return value
+
+
+def _count(manifest: Path, class_names: tuple[str, ...]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """({split: {class: images}}, {split: patients}), every split and every class."""
+    images, patients = {}, {}
+    for split in SPLITS:
+        rows = pq.read_table(manifest, columns=["class_name", "patient_id"], filters=[("split", "=", split)])
+        found = {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(rows["class_name"])}
+        images[split] = {name: found.get(name, 0) for name in class_names}
+        patients[split] = pc.count_distinct(rows["patient_id"]).as_py()
+    return images, patients
 
 
 def fingerprint(class_names: tuple[str, ...], contract: PixelContract, files: Mapping[str, Mapping[str, Any]]) -> str:

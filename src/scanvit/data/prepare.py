@@ -6,26 +6,31 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
+import pyarrow as pa
 
 from ..core.contract import PixelContract
 from ..core.errors import EmptyClassError, QuarantineError, SourcesError
 from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
-from .decoding import Batch, decode_batches, open_work_folder, plan_batches, read_batch
-from .duplicates import find_duplicates, later_copies, merge_patients, near_duplicate_groups
-from .manifest import SCHEMA, write_manifest
+from .decoding import Batch, Engine, decode_batches, open_work_folder, plan_batches, read_rows
+from .duplicates import find_duplicates
+from .image_table import ImageTable, ImageTableBuilder
+from .keep import look_up
+from .lineage import child_settings
+from .near_copies import Settled, settle_near_duplicates
 from .output import beside, make_way, output_lock, replacing
-from .pack import MANIFEST, Pack, seal_pack
+from .pack import Pack, seal_pack
+from .pack_writer import write_arrays, write_rows
+from .ray_decoding import require_ray
 from .selection import Quarantined, Selection, select
-from .sources import SPLITS, Sources, load_sources, sources_from_dict, sources_root, sources_to_dict
+from .sources import Sources, load_sources, sources_from_dict, sources_root, sources_to_dict
 from .splits import assign_splits
 
 Progress = Callable[[str, int, int], None]
@@ -54,22 +59,6 @@ class PrepareSummary:
     time_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """A readable image on its way into the pack."""
-
-    source: str
-    class_name: str
-    patient_id: str
-    kept_split: str | None
-    row: dict[str, Any]
-    batch: int
-
-    @property
-    def where(self) -> tuple[str, str]:
-        return self.source, self.row["path"]
-
-
 def prepare(
     sources: Path | str | Sources,
     out: Path | str,
@@ -77,6 +66,8 @@ def prepare(
     root: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    engine: Engine = "local",
+    keep: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PrepareSummary:
@@ -84,8 +75,9 @@ def prepare(
 
     ``root``: what the sources' paths are relative to, by default the folder of the sources file. ``settings``: replace values of the sources
     file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core.
+    ``engine``: ray spreads the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where they are (data.keep).
 
-    The same sources and settings give the byte-identical pack, whatever the number of workers. Killed at any time and run again, it does not
+    The same sources, settings and earlier pack give the byte-identical pack, whatever decodes. Killed at any time and run again, it does not
     decode again what was finished. Raises SourcesError, ArchiveError, QuarantineError, EmptyClassError, PackError or StorageError; then no
     pack is written, and one that stood at ``out`` before still stands.
     """
@@ -94,38 +86,40 @@ def prepare(
     if root is None:
         root = Path.cwd() if isinstance(sources, Sources) else sources_root(sources)
     spec = _override(sources if isinstance(sources, Sources) else load_sources(sources), settings or {})
+    if engine == "ray":
+        require_ray()
     with output_lock(out):
         make_way(out, overwrite=overwrite)
+        earlier = None if keep is None else Pack.open(keep)
         selections = _select_all(spec, Path(root), progress)
-        job = _Job(spec, selections, out, workers or os.cpu_count() or 1, progress or (lambda *_: None))
-        summary = job.run()
+        job = _Job(spec, selections, out, earlier, progress or (lambda *_: None))
+        summary = job.run(partial(decode_batches, workers=workers or os.cpu_count() or 1, engine=engine))
     return replace(summary, time_s=time.monotonic() - start_s)
 
 
 class _Job:
     """One preparation, under the lock of its output."""
 
-    def __init__(self, spec: Sources, selections: list[Selection], out: Path, workers: int, progress: Progress) -> None:
-        self.spec, self.selections, self.out, self.workers, self.progress = spec, selections, out, workers, progress
+    def __init__(self, spec: Sources, selections: list[Selection], out: Path, earlier: Pack | None, progress: Progress) -> None:
+        self.spec, self.selections, self.out, self.earlier, self.progress = spec, selections, out, earlier, progress
         self.contract = PixelContract(image_size_px=spec.image_size_px, channels=spec.channels)
         self.work = beside(out, "work")
+        self.source_names = [selection.source.name for selection in selections]
+        self.class_names = sorted({name for selection in selections for name in selection.candidates.class_names})
 
-    def run(self) -> PrepareSummary:
+    def run(self, decode: Callable[..., int]) -> PrepareSummary:
         open_work_folder(self.work, self.selections, self.contract)
         batches = plan_batches(self.selections, self.work)
-        reused = self._decode(batches)
-        images, quarantined = self._collect(batches)
-        total = sum(len(selection.candidates) for selection in self.selections)
-        _check_share([q for q in quarantined if q.reason == "unreadable"], total, self.spec.max_quarantine_share)
-        images, rejected = _drop_duplicates(images)
-        quarantined += rejected
-        images, split_patients, rejected = _resolve_near_duplicates(images, self.spec)
-        quarantined += rejected
-        images_in = total + sum(len(selection.quarantined) for selection in self.selections)
-        assert len(images) + len(quarantined) == images_in, "every image is in the pack or in the quarantine"
-        class_names = _class_names(self.selections, images)
-        splits = _assign(images, split_patients, class_names, self.spec)
-        fingerprint, gates = self._write(batches, images, splits, quarantined, class_names)
+        reused = decode(self.selections, batches, self.contract, on_images=self._count_images(batches))
+        ignored = sum(selection.ignored for selection in self.selections)
+        images_in = sum(len(selection.candidates) + len(selection.quarantined) for selection in self.selections)
+        warnings = _warnings(self.selections)
+        with replacing(self.out) as folder:
+            quarantined, kept_warnings = self._fill(folder, batches)
+            # The audit needs memory of its own: it does not have to find room beside what is written already.
+            self.selections.clear()
+            batches.clear()
+            fingerprint, gates = self._seal(folder)
         shutil.rmtree(self.work, ignore_errors=True)
         by_reason: dict[str, list[Quarantined]] = {}
         for entry in quarantined:
@@ -138,70 +132,83 @@ class _Job:
             counts=pack.counts,
             patients=pack.patients,
             quarantined=by_reason,
-            ignored=sum(selection.ignored for selection in self.selections),
+            ignored=ignored,
             reused=reused,
-            warnings=_warnings(self.selections),
+            warnings=[*warnings, *kept_warnings],
             gates=gates,
             time_s=0.0,
         )
 
-    def _decode(self, batches: list[Batch]) -> int:
-        total, done = sum(len(batch.paths) for batch in batches), 0
+    def _count_images(self, batches: list[Batch]) -> Callable[[int], None]:
+        total, done = sum(map(len, batches)), 0
 
         def on_images(count: int) -> None:
             nonlocal done
             done += count
             self.progress("Decoding", done, total)
 
-        return decode_batches(self.selections, batches, self.contract, workers=self.workers, on_images=on_images)
+        return on_images
 
-    def _collect(self, batches: list[Batch]) -> tuple[list[_Image], list[Quarantined]]:
+    def _collect(self, batches: list[Batch]) -> tuple[ImageTable, list[Quarantined]]:
         """Readable images, sorted by source and path, and everything that is quarantined so far."""
-        images: list[_Image] = []
+        table = ImageTableBuilder(self.class_names)
         quarantined = [entry for selection in self.selections for entry in selection.quarantined]
         candidates = [iter(selection.candidates) for selection in self.selections]
         for number, batch in enumerate(batches):
-            source = self.selections[batch.source].source.name
-            for row in read_batch(batch).rows:
+            for row in read_rows(batch):
                 candidate = next(candidates[batch.source])
                 assert candidate.path == row["path"], "batches follow the order of the candidates"
                 if "error" in row:
-                    quarantined.append(Quarantined(source, row["path"], "unreadable", row["error"]))
+                    quarantined.append(Quarantined(self.source_names[batch.source], row["path"], "unreadable", row["error"]))
                 else:
-                    images.append(_Image(source, candidate.class_name, candidate.patient_id, candidate.split, row, number))
-        order = {selection.source.name: index for index, selection in enumerate(self.selections)}
-        images.sort(key=lambda image: (order[image.source], image.row["path"]))
+                    table.append(batch.source, candidate, row, batch=number)
+        images = table.finish()
+        images.sort()
         return images, quarantined
 
-    def _write(
-        self, batches: list[Batch], images: list[_Image], splits: list[str], quarantined: list[Quarantined], class_names: tuple[str, ...]
-    ) -> tuple[str, list[Gate]]:
-        with replacing(self.out) as folder:
-            rows = _write_rows(folder, images, splits)
-            self._write_arrays(folder, batches, images, splits, rows)
-            lines = [json.dumps(entry.__dict__, ensure_ascii=True) for entry in sorted(quarantined, key=lambda q: (q.source, q.path))]
-            (folder / "quarantine.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
-            fingerprint = seal_pack(folder, class_names=class_names, contract=self.contract, settings=sources_to_dict(self.spec))
-            pack = Pack.open(folder)
-            gates = run_gates(pack, progress=self.progress)
-            write_audit(pack, gates)
-        return fingerprint, gates
+    def _place(self, images: ImageTable) -> tuple[np.ndarray, list[Quarantined], Sequence[str]]:
+        """The split of each image that stays in the table (codes, int8), what leaves it, and what there is to say about the earlier pack."""
+        # Looked up before duplicates go: a copy that goes still tells where its patient belongs.
+        kept = look_up(self.earlier, images, self.contract) if self.earlier else None
+        left, rejected = _drop_duplicates(images, self.class_names, self.source_names, originals=kept.originals if kept else None)
+        if len(left) < len(images):
+            images.take(left)
+            kept = kept.take(left) if kept else None
+        settled = settle_near_duplicates(images, self.spec.near_duplicates, placed=kept.assigned if kept else None, source_names=self.source_names)
+        if len(settled.left) < len(images):
+            images.take(settled.left)
+            kept = kept.take(settled.left) if kept else None
+        _check_classes(self.class_names, images)
+        splits = _assign(images, self.spec, settled)
+        if kept:
+            kept.check(images, splits, self.source_names)
+        return splits, rejected + settled.quarantined, kept.warnings if kept else ()
 
-    def _write_arrays(self, folder: Path, batches: list[Batch], images: list[_Image], splits: list[str], rows: list[int]) -> None:
-        sizes = Counter(splits)
-        arrays = {s: npy.open_memmap(folder / f"{s}.npy", mode="w+", dtype=np.uint8, shape=(sizes[s], *self.contract.shape)) for s in SPLITS}
-        by_batch: dict[int, list[int]] = {}
-        for index, image in enumerate(images):
-            by_batch.setdefault(image.batch, []).append(index)
-        for number, batch in enumerate(batches):
-            members = by_batch.get(number, [])
-            pixels = read_batch(batch).pixels if members else None
-            for index in members:
-                assert pixels is not None
-                arrays[splits[index]][rows[index]] = pixels[images[index].row["index"]]
-            self.progress("Writing", number + 1, len(batches))
-        for array in arrays.values():
-            array.flush()
+    def _fill(self, folder: Path, batches: list[Batch]) -> tuple[list[Quarantined], Sequence[str]]:
+        """Write manifest, arrays and quarantine; return what is in the quarantine, and what there is to say about the earlier pack."""
+        images, quarantined = self._collect(batches)
+        total = sum(map(len, batches))
+        _check_share([q for q in quarantined if q.reason == "unreadable"], total, self.spec.max_quarantine_share)
+        splits, rejected, warnings = self._place(images)
+        quarantined += rejected
+        found = total + sum(len(selection.quarantined) for selection in self.selections)
+        assert len(images) + len(quarantined) == found, "every image is in the pack or in the quarantine"
+        write_rows(folder, images, splits, class_names=self.class_names, source_names=self.source_names)
+        write_arrays(folder, batches, images, splits, shape=self.contract.shape, progress=partial(self.progress, "Writing"))
+        with open(folder / "quarantine.jsonl", "w", encoding="ascii") as file:
+            for entry in sorted(quarantined, key=lambda q: (q.source, q.path)):
+                file.write(f"{json.dumps(entry.__dict__, ensure_ascii=True)}\n")
+        return quarantined, warnings
+
+    def _seal(self, folder: Path) -> tuple[str, list[Gate]]:
+        settings = sources_to_dict(self.spec)
+        if self.earlier:
+            settings = child_settings(self.earlier, settings, step="keep")
+        fingerprint = seal_pack(folder, class_names=tuple(self.class_names), contract=self.contract, settings=settings)
+        pack = Pack.open(folder)
+        gates = run_gates(pack, progress=self.progress)
+        write_audit(pack, gates)
+        return fingerprint, gates
 
 
 def _override(spec: Sources, settings: Mapping[str, Any]) -> Sources:
@@ -222,7 +229,7 @@ def _select_all(spec: Sources, root: Path, progress: Progress | None) -> list[Se
         selections.append(select(source, open_archive(root / source.path)))
     if progress:
         progress("Listing", len(spec.sources), len(spec.sources))
-    found = sorted({candidate.class_name for selection in selections for candidate in selection.candidates})
+    found = sorted({name for selection in selections for name in selection.candidates.class_names})
     if not found:
         raise SourcesError(f"No image was found in {', '.join(source.name for source in spec.sources)}.", hint="Images are JPEG or PNG files in class folders.")
     if len(found) < 2:
@@ -239,72 +246,43 @@ def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> N
         )
 
 
-def _drop_duplicates(images: list[_Image]) -> tuple[list[_Image], list[Quarantined]]:
-    rejected = find_duplicates([(image.row["pixels_sha256"], image.class_name) for image in images])
+def _drop_duplicates(
+    images: ImageTable, class_names: Sequence[str], source_names: Sequence[str], *, originals: np.ndarray | None
+) -> tuple[np.ndarray, list[Quarantined]]:
+    """The rows that stay, and the others. ``originals``: which of equal images is rather kept, bool (N,)."""
+    pixels, sources, paths, labels = images["pixels_sha256"], images.numpy("source"), images["path"], images.numpy("class")
+    # Whoever shares not even eight bytes of the digest with another has no equal: few are left to look at.
+    _, group, count = np.unique(images.digests("pixels_sha256")[:, :8].copy().view(np.uint64), return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(count[group.reshape(-1)] > 1)
+    if originals is not None:
+        suspects = suspects[np.argsort(~originals[suspects], kind="stable")]
+    rows = suspects.tolist()
+    rejected = find_duplicates([(pixels[row].as_py().hex(), class_names[labels[row]]) for row in rows])
+    stays = np.ones(len(images), bool)
     quarantined = []
-    for index, (reason, kept) in rejected.items():
-        source, path = images[index].where
-        other = ": ".join(images[kept].where)
-        detail = f"the same as {other}" if reason == "duplicate" else f"{images[index].class_name} here, {images[kept].class_name} in {other}"
-        quarantined.append(Quarantined(source, path, reason, detail))
-    return [image for index, image in enumerate(images) if index not in rejected], quarantined
+    for index, (reason, kept) in sorted(rejected.items(), key=lambda item: rows[item[0]]):
+        row, other_row = rows[index], rows[kept]
+        stays[row] = False
+        other = f"{source_names[sources[other_row]]}: {paths[other_row]}"
+        detail = f"the same as {other}" if reason == "duplicate" else f"{class_names[labels[row]]} here, {class_names[labels[other_row]]} in {other}"
+        quarantined.append(Quarantined(source_names[sources[row]], str(paths[row]), reason, detail))
+    return np.flatnonzero(stays), quarantined
 
 
-def _class_names(selections: list[Selection], images: list[_Image]) -> tuple[str, ...]:
-    wanted = {candidate.class_name for selection in selections for candidate in selection.candidates}
-    if empty := sorted(wanted - {image.class_name for image in images}):
-        raise EmptyClassError(f"The class {empty[0]!r} has no image left: all are in the quarantine.", hint="Mend its files, or remove the class.")
-    return tuple(sorted(wanted))
+def _check_classes(class_names: Sequence[str], images: ImageTable) -> None:
+    counts = np.bincount(images.numpy("class"), minlength=len(class_names)).tolist()
+    if 0 in counts:
+        name = class_names[counts.index(0)]
+        raise EmptyClassError(f"The class {name!r} has no image left: all are in the quarantine.", hint="Mend its files, or remove the class.")
 
 
-def _assign(images: list[_Image], split_patients: list[str], class_names: tuple[str, ...], spec: Sources) -> list[str]:
-    """``split_patients``: whom each image counts for when splitting. Whoever has an image in a kept split goes there with all the others."""
-    index = {name: number for number, name in enumerate(class_names)}
-    kept: dict[str, str] = {}
-    for image, patient in zip(images, split_patients, strict=True):
-        if image.kept_split is not None:
-            kept.setdefault(patient, image.kept_split)
-    open_ones = [(patient, index[image.class_name]) for image, patient in zip(images, split_patients, strict=True) if patient not in kept]
-    splits = assign_splits([patient for patient, _ in open_ones], [label for _, label in open_ones], shares=spec.split, seed=spec.split.seed)
-    assigned = {patient: split for (patient, _), split in zip(open_ones, splits, strict=True)}
-    return [image.kept_split or kept.get(patient) or assigned[patient] for image, patient in zip(images, split_patients, strict=True)]
-
-
-def _resolve_near_duplicates(images: list[_Image], spec: Sources) -> tuple[list[_Image], list[str], list[Quarantined]]:
-    """The images that go on, whom each counts for when splitting, and the copies that are dropped."""
-    patients = [image.patient_id for image in images]
-    if spec.near_duplicates == "keep":
-        return images, patients, []
-    groups = near_duplicate_groups([image.row["perceptual_hash"] for image in images], patients)
-    if spec.near_duplicates == "move":
-        return images, merge_patients(groups, patients), []
-    rejected = later_copies(groups, patients, [image.kept_split for image in images])
-    quarantined = [
-        Quarantined(*images[index].where, "near-duplicate", f"nearly the same as {': '.join(images[head].where)}") for index, head in rejected.items()
-    ]
-    kept = [image for index, image in enumerate(images) if index not in rejected]
-    return kept, [image.patient_id for image in kept], quarantined
-
-
-def _write_rows(folder: Path, images: list[_Image], splits: list[str]) -> list[int]:
-    """Write the manifest and return each image's row in the array of its split."""
-    counter: Counter[str] = Counter()
-    rows = []
-    for split in splits:
-        rows.append(counter[split])
-        counter[split] += 1
-    order = sorted(range(len(images)), key=lambda i: (SPLITS.index(splits[i]), rows[i]))
-    columns: dict[str, list[Any]] = {field.name: [] for field in SCHEMA}
-    for i in order:
-        image = images[i]
-        entry = {key: image.row[key] for key in ("path", "sha256", "perceptual_hash", "width_px", "height_px", "format")}
-        entry |= {"image_id": image.row["sha256"][:20], "class_name": image.class_name, "split": splits[i], "row": rows[i]}
-        entry |= {"patient_id": image.patient_id, "source": image.source}
-        for name, values in columns.items():
-            values.append(entry[name])
-    assert len(set(columns["image_id"])) == len(images), "80 bits of SHA-256 tell different files apart"
-    write_manifest(folder / MANIFEST, columns)
-    return rows
+def _assign(images: ImageTable, spec: Sources, settled: Settled) -> np.ndarray:
+    splits = images.numpy("kept_split").copy()
+    rows = np.flatnonzero(splits < 0)
+    patients, labels = settled.patients.take(pa.array(rows)), images.numpy("class")[rows]
+    placed = None if settled.placed is None else settled.placed[rows]
+    splits[rows] = assign_splits(patients, labels, shares=spec.split, seed=spec.split.seed, kept=placed)
+    return splits
 
 
 def _warnings(selections: list[Selection]) -> list[str]:
@@ -315,6 +293,6 @@ def _warnings(selections: list[Selection]) -> list[str]:
             warnings.append(f"{name}: nothing tells the patients, so each image counts as its own patient. Splits may share patients unseen.")
         if selection.keeps_splits:
             warnings.append(f"{name}: the splits that it came with are kept.")
-        elif selection.source.split == "auto" and any("/train/" in f"/{c.path}" for c in selection.candidates):
+        elif selection.source.split == "auto" and any("/train/" in f"/{path}" for path in selection.candidates.paths):
             warnings.append(f"{name}: it has not all of train, val and test, so its images are split anew.")
     return warnings

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from ..core.errors import EmptyClassError, SourcesError
 from .archives import Archive, Member
+from .columns import Strings
 from .sources import SPLITS, PatientTable, Source, compile_regex, matcher
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
@@ -43,11 +44,50 @@ class Candidate:
     """As the archive says."""
 
 
+class Candidates:
+    """Candidates in columns: at a million of them, objects would need half a gigabyte."""
+
+    def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
+        self.paths, self.class_names = Strings(), list[str]()
+        """The classes are in the order in which they were met first."""
+        self.split_counts: dict[str | None, int] = dict.fromkeys((*SPLITS, None), 0)
+        self._patients, self._classes, self._splits, self._sizes = Strings(), array("i"), array("b"), array("q")
+        self._class_codes: dict[str, int] = {}
+        for candidate in candidates:
+            self.append(candidate)
+
+    def append(self, candidate: Candidate) -> None:
+        code = self._class_codes.setdefault(candidate.class_name, len(self.class_names))
+        if code == len(self.class_names):
+            self.class_names.append(candidate.class_name)
+        self.paths.append(candidate.path)
+        self._patients.append(candidate.patient_id)
+        self._classes.append(code)
+        self._splits.append(-1 if candidate.split is None else SPLITS.index(candidate.split))
+        self._sizes.append(candidate.size_bytes)
+        self.split_counts[candidate.split] += 1
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for row, (path, patient) in enumerate(zip(self.paths, self._patients, strict=True)):
+            code = self._splits[row]
+            yield Candidate(path, self.class_names[self._classes[row]], patient, None if code < 0 else SPLITS[code], self._sizes[row])
+
+    def sizes_bytes(self) -> Iterator[int]:
+        return iter(self._sizes)
+
+    def forget_splits(self) -> None:
+        self._splits = array("b", [-1]) * len(self)
+        self.split_counts = dict.fromkeys(SPLITS, 0) | {None: len(self)}
+
+
 @dataclass(frozen=True)
 class Selection:
     source: Source
     archive: Archive
-    candidates: list[Candidate]
+    candidates: Candidates
     """In the order in which the archive is read."""
     quarantined: list[Quarantined] = field(default_factory=list)
     ignored: int = 0
@@ -65,7 +105,7 @@ def select(source: Source, archive: Archive) -> Selection:
     class_of = _class_rule(source)
     members = archive.members()
     patient_of = _patient_rule(source, archive, members)
-    candidates: list[Candidate] = []
+    candidates = Candidates()
     quarantined: list[Quarantined] = []
     ignored = 0
     for member in members:
@@ -79,22 +119,23 @@ def select(source: Source, archive: Archive) -> Selection:
             quarantined.append(Quarantined(source.name, member.path, "no-patient", "the patient rule finds none"))
         else:
             candidates.append(Candidate(member.path, class_name, f"{source.name}:{patient}", _split_folder(member.path), member.size_bytes))
-    found = Counter(candidate.class_name for candidate in candidates)
-    if empty := [name for name in source.classes if not found[name]]:
+    if empty := [name for name in source.classes if name not in candidates.class_names]:
         raise EmptyClassError(f"No image of {source.name} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
     return _with_splits(Selection(source, archive, candidates, quarantined, ignored))
 
 
 def _with_splits(selection: Selection) -> Selection:
     source, candidates = selection.source, selection.candidates
-    found = {candidate.split for candidate in candidates}
+    found = {split for split, count in candidates.split_counts.items() if count}
     keeps = source.split == "keep" or (source.split == "auto" and found >= {"train", "val", "test"} and None not in found)
     if not keeps:
-        candidates = [Candidate(c.path, c.class_name, c.patient_id, None, c.size_bytes) for c in candidates]
-        return Selection(source, selection.archive, candidates, selection.quarantined, selection.ignored)
+        candidates.forget_splits()
+        return selection
+    if None not in found:
+        return replace(selection, keeps_splits=True)
     lost = [Quarantined(source.name, c.path, "no-split", "it lies in no folder train, val, test or final_eval") for c in candidates if c.split is None]
-    placed = [c for c in candidates if c.split is not None]
-    return Selection(source, selection.archive, placed, selection.quarantined + lost, selection.ignored, keeps_splits=True)
+    placed = Candidates(c for c in candidates if c.split is not None)
+    return replace(selection, candidates=placed, quarantined=selection.quarantined + lost, keeps_splits=True)
 
 
 def _class_rule(source: Source) -> Callable[[str], str | None]:

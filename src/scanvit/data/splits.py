@@ -1,87 +1,121 @@
-"""Splits by patient: a pure function of the patients, their classes and a seed."""
+"""Splits by patient: a pure function of the patients, their classes, a seed, and whom an earlier split has placed already."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from .sources import SplitConfig
+from .sources import SPLITS, SplitConfig
 
-_Patient = tuple[str, list[tuple[int, int]]]
-"""Identifier, and (class, images) for each class that the patient has images of."""
+_Held = list[tuple[int, int]]
+"""(class, images) for each class that a patient has images of."""
+_POOL = SPLITS.index("final_eval")
 _MIN_OUTSIDE_POOL = 3
 """Patients of a class that the final_eval pool always leaves, one each for train, val and test."""
 
 
-def assign_splits(patients: Sequence[str], class_indices: Sequence[int] | np.ndarray, *, shares: SplitConfig, seed: int) -> list[str]:
-    """The split of each image: train, val, test or final_eval. All images of a patient get the same one.
+def assign_splits(
+    patients: Sequence[str] | pa.Array, class_indices: Sequence[int] | np.ndarray, *, shares: SplitConfig, seed: int, kept: np.ndarray | None = None
+) -> np.ndarray:
+    """The split of each image, int8 (N,), an index into SPLITS. All images of a patient get the same one.
 
     The final_eval pool is taken first, its share of each class. What it leaves is dealt out in proportion train : val : test within each
     class. Patients with many images come before those with few, so that every split gets some of either and the last ones even out the rest.
     Whom the pool and each split get depends on the seed and the patients' identifiers alone, not on the order of the rows. A class whose
     patients have no other class, four of them or more, has images in each of train, val and test.
+
+    ``kept``: int8 (N,), the split in which an image's patient stands already, -1 for none. These patients stay, and the others are dealt out
+    so that the totals of both meet the shares. Of several splits of one patient the last in the order of SPLITS counts.
     """
     if not len(patients):
-        return []
-    names = sorted(set(patients))
-    index = {name: number for number, name in enumerate(names)}
-    patient_of = np.fromiter((index[name] for name in patients), np.int64, len(patients))
-    labels = np.asarray(class_indices, dtype=np.int64)
-    num_classes = int(labels.max()) + 1
-    pairs, images = np.unique(patient_of * num_classes + labels, return_counts=True)
-    cohort: list[_Patient] = [(name, []) for name in names]
-    for pair, count in zip(pairs.tolist(), images.tolist(), strict=True):
-        cohort[pair // num_classes][1].append((pair % num_classes, count))
-    # By a hash, not by a shuffle: whoever joins, and whatever library draws the numbers, two patients keep their order.
-    cohort.sort(key=lambda patient: hashlib.blake2b(f"{seed}:{patient[0]}".encode("utf-8", "surrogateescape"), digest_size=16).digest())
-    # Patients of several classes first (they fit worst), then by size in powers of two; sorting is stable, so the hash decides within.
-    cohort.sort(key=lambda patient: (-len(patient[1]), -sum(count for _, count in patient[1]).bit_length()))
-    pool = _take_pool(cohort, shares.final_eval, num_classes)
-    split_of = dict.fromkeys(pool, "final_eval")
-    split_of |= _deal([p for p in cohort if p[0] not in pool], {"train": shares.train, "val": shares.val, "test": shares.test}, num_classes)
-    return [split_of[name] for name in patients]
+        return np.zeros(0, np.int8)
+    cohort = _Cohort(patients, np.asarray(class_indices, dtype=np.int64), seed, kept)
+    _take_pool(cohort, shares.final_eval)
+    _deal(cohort, {SPLITS.index(name): share for name, share in (("train", shares.train), ("val", shares.val), ("test", shares.test))})
+    return cohort.split[cohort.patient_of]
 
 
-def _take_pool(cohort: list[_Patient], share: float, num_classes: int) -> set[str]:
-    patients = [0] * num_classes
-    for _, held in cohort:
-        for label, _ in held:
-            patients[label] += 1
-    patients_left = [max(count - _MIN_OUTSIDE_POOL, 0) for count in patients]
-    due = [0.0] * num_classes  # images of the class that the pool should have by now, less those that it has
-    pool = set()
-    for name, held in cohort:
+class _Cohort:
+    """The patients by number, in columns."""
+
+    def __init__(self, patients: Sequence[str] | pa.Array, labels: np.ndarray, seed: int, kept: np.ndarray | None) -> None:
+        encoded = (patients if isinstance(patients, pa.Array) else pa.array(patients, pa.string())).dictionary_encode()
+        self.patient_of = encoded.indices.to_numpy().astype(np.int64)
+        self.num_classes = int(labels.max()) + 1
+        self.split = np.full(len(encoded.dictionary), -1, np.int8)
+        if kept is not None:
+            np.maximum.at(self.split, self.patient_of, kept)
+        pairs, self._images = np.unique(self.patient_of * self.num_classes + labels, return_counts=True)
+        self._owner, self._labels = np.divmod(pairs, self.num_classes)
+        self._starts = np.searchsorted(self._owner, np.arange(len(self.split) + 1))
+        self._order = self._in_order(encoded.dictionary, seed)
+
+    def _in_order(self, names: pa.Array, seed: int) -> np.ndarray:
+        # By a hash, not by a shuffle: whoever joins, and whatever library draws the numbers, two patients keep their order.
+        hashes = bytearray()
+        for name in names:
+            hashes += hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
+        high, low = np.frombuffer(hashes, ">u8").reshape(-1, 2).T
+        # Patients of several classes first (they fit worst), then by size in powers of two; the hash decides within.
+        bit_length = np.frexp(np.bincount(self._owner, weights=self._images))[1]
+        return np.lexsort((low, high, -bit_length, -np.bincount(self._owner)))
+
+    def unplaced(self) -> Iterator[tuple[int, _Held]]:
+        """(patient, what they hold) of those who have no split when their turn comes."""
+        for patient in self._order.tolist():
+            if self.split[patient] < 0:
+                held = slice(self._starts[patient], self._starts[patient + 1])
+                yield patient, list(zip(self._labels[held].tolist(), self._images[held].tolist(), strict=True))
+
+    def images_by_class(self, chosen: np.ndarray | None = None) -> list[float]:
+        """``chosen``: bool, one for each patient."""
+        return self._by_class(chosen, self._images)
+
+    def patients_by_class(self, chosen: np.ndarray | None = None) -> list[float]:
+        return self._by_class(chosen, np.ones_like(self._images))
+
+    def _by_class(self, chosen: np.ndarray | None, weights: np.ndarray) -> list[float]:
+        weights = weights if chosen is None else weights * chosen[self._owner]
+        return np.bincount(self._labels, weights=weights, minlength=self.num_classes).tolist()
+
+
+def _take_pool(cohort: _Cohort, share: float) -> None:
+    """Place the patients of the final_eval pool."""
+    placed, in_pool = cohort.split >= 0, cohort.split == _POOL
+    here = zip(cohort.patients_by_class(), cohort.patients_by_class(in_pool), strict=True)
+    patients_left = [max(count - _MIN_OUTSIDE_POOL, 0) - taken for count, taken in here]
+    # Images of the class that the pool should have by now, less those that it has.
+    due = [share * count - taken for count, taken in zip(cohort.images_by_class(placed), cohort.images_by_class(in_pool), strict=True)]
+    for patient, held in cohort.unplaced():
         for label, count in held:
             due[label] += share * count
         # Half of the patient's images are enough: to the nearest, not always below.
         if all(patients_left[label] >= 1 and due[label] >= count / 2 for label, count in held):
-            pool.add(name)
+            cohort.split[patient] = _POOL
             for label, count in held:
                 patients_left[label] -= 1
                 due[label] -= count
-    return pool
 
 
-def _deal(cohort: list[_Patient], shares: dict[str, float], num_classes: int) -> dict[str, str]:
-    total = np.zeros(num_classes)
-    for _, held in cohort:
-        for label, count in held:
-            total[label] += count
+def _deal(cohort: _Cohort, shares: dict[int, float]) -> None:
+    """Place everybody else."""
+    class_size = cohort.images_by_class(cohort.split != _POOL)
     given = {split: share for split, share in shares.items() if share > 0}
-    target = {split: (total * share / sum(given.values())).tolist() for split, share in given.items()}
+    target = {split: [size * share / sum(given.values()) for size in class_size] for split, share in given.items()}
     # missing[split][class]: the part of the target still to be filled, 1 at first.
-    missing = {split: [1.0] * num_classes for split in given}
-    class_size = total.tolist()
-    result = {}
-    for name, held in cohort:
-        best, best_score = "", -np.inf
+    missing = {}
+    for split in given:
+        there = cohort.images_by_class(cohort.split == split)
+        missing[split] = [1.0 - have / goal if have else 1.0 for have, goal in zip(there, target[split], strict=True)]
+    for patient, held in cohort.unplaced():
+        best, best_score = -1, -np.inf
         for split, fill in missing.items():
             score = sum(count / class_size[label] * fill[label] for label, count in held)
             if score > best_score:
                 best, best_score = split, score
-        result[name] = best
+        cohort.split[patient] = best
         for label, count in held:
             missing[best][label] -= count / target[best][label]
-    return result

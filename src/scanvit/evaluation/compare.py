@@ -12,6 +12,7 @@ from ..core.events import metric_history
 from ..core.loading import experiment_to_dict, flatten, load_experiment
 from ..pages import figures
 from ..storage.atomic import write_text
+from .common import score_common_images
 from .page import render
 from .scores import Scores
 
@@ -46,6 +47,8 @@ class Comparison:
     """Why the figures may not be comparable."""
     same_test: bool
     """All runs were scored on the same images."""
+    common: str | None
+    """Where the packs differ: on which images they were scored, and how many were left out."""
     differences: dict[str, list[Any]]
     """{setting: its value in each run} where they are not all the same."""
 
@@ -53,20 +56,27 @@ class Comparison:
 def compare(runs: Sequence[Path | str], out: Path | str, *, split: str = "test") -> Comparison:
     """Compare the scores of runs and write the page ``out``, whole or not at all.
 
+    Runs on different packs, as after ``scanvit data extend``, are scored anew on the images that all of them were tested on.
     Raises RunMissingError for a run that was not scored on the split yet, RunError for fewer than two runs.
     """
     paths = [Path(run) for run in runs]
     if len(paths) < 2:
         raise RunError(f"There is nothing to compare {', '.join(map(str, paths)) or 'nothing'} with.", hint="Give two or more runs: scanvit compare RUN RUN")
-    scores = [Scores.load(path, split) for path in paths]
+    scores, labels = [Scores.load(path, split) for path in paths], _labels(paths)
+    common = None
+    if len({s.fingerprint for s in scores}) > 1 and all(s.class_names == scores[0].class_names for s in scores):
+        common = score_common_images(paths, scores, split)
+    if common:
+        scores = common.scores
     axis = figures.percent_axis([bound for s in scores for bound in (s.overall["accuracy"].low, s.overall["accuracy"].value)])
-    compared = [_read_run(path, label, s, axis) for path, label, s in zip(paths, _labels(paths), scores, strict=True)]
+    compared = [_read_run(path, label, s, axis) for path, label, s in zip(paths, labels, scores, strict=True)]
     keys = dict.fromkeys(key for run in compared for key in run.settings if key not in _NOT_COMPARED)
     values = {key: [run.settings.get(key, "–") for run in compared] for key in keys}
     comparison = Comparison(
         runs=compared,
-        warnings=_warnings(compared),
-        same_test=len({s.fingerprint for s in scores}) == 1,
+        warnings=_warnings(compared, same_test=bool(common)),
+        same_test=bool(common) or len({s.fingerprint for s in scores}) == 1,
+        common=common.sentence(labels) if common else None,
         differences={key: row for key, row in values.items() if any(value != row[0] for value in row)},
     )
     write_text(out, _render(comparison, axis=axis, split=split))
@@ -85,12 +95,12 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
-def _warnings(runs: Sequence[ComparedRun]) -> list[str]:
+def _warnings(runs: Sequence[ComparedRun], *, same_test: bool) -> list[str]:
     first, warnings = runs[0].scores, []
     for run in runs[1:]:
         if run.scores.class_names != first.class_names:
             warnings.append(f"{run.label} and {runs[0].label} know different classes.")
-        elif run.scores.fingerprint != first.fingerprint:
+        elif run.scores.fingerprint != first.fingerprint and not same_test:
             warnings.append(
                 f"{run.label} was scored on another pack ({run.scores.fingerprint[:12]}) than {runs[0].label} ({first.fingerprint[:12]}): "
                 "the figures are of different images."
@@ -115,6 +125,7 @@ def _render(comparison: Comparison, *, axis: figures.Axis, split: str) -> str:
         rows=comparison.runs,
         warnings=comparison.warnings,
         same_test=comparison.same_test,
+        common=comparison.common,
         differences=comparison.differences,
         axis=axis,
         split=split,

@@ -123,7 +123,7 @@ def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progre
             f"The network gives no finite numbers for {broken:,} of {len(logits):,} images.",
             hint="Its weights are damaged, or the training diverged: look at train_loss, and train again with a lower optimizer.lr.",
         )
-    rows = pack.rows(split)
+    rows = pack.rows(split, "image_id", "patient_id", "source")
     return Predictions(
         image_ids=rows["image_id"].to_pylist(),
         patient_ids=rows["patient_id"].to_pylist(),

@@ -12,9 +12,9 @@ from scanvit.core.errors import DataError
 from scanvit.data import decoding
 from scanvit.data.archives import open_archive
 from scanvit.data.decode import decode_image
-from scanvit.data.decoding import decode_batches, open_work_folder, plan_batches, read_batch
+from scanvit.data.decoding import decode_batches, open_work_folder, plan_batches, read_pixels, read_rows
 from scanvit.data.hashing import perceptual_hash, sha256_bytes
-from scanvit.data.selection import Candidate, Selection, select
+from scanvit.data.selection import Candidate, Candidates, Selection, select
 from scanvit.data.sources import Source
 
 CONTRACT = PixelContract(image_size_px=8)
@@ -41,7 +41,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sized(*sizes: int) -> Selection:
     archive = open_archive(Path(__file__).parent)
-    return Selection(Source(name="s", path="."), archive, [Candidate(str(i), "a", str(i), None, size) for i, size in enumerate(sizes)])
+    return Selection(Source(name="s", path="."), archive, Candidates(Candidate(str(i), "a", str(i), None, size) for i, size in enumerate(sizes)))
 
 
 def test_batches_are_bounded_in_images_and_in_bytes(tmp_path: Path) -> None:
@@ -61,12 +61,13 @@ def run(selection: Selection, work: Path) -> tuple[int, list[int]]:
 def test_a_batch_holds_pixels_and_rows_in_order(selection: Selection, tmp_path: Path) -> None:
     reused, finished = run(selection, tmp_path / "work")
     assert (reused, sum(finished)) == (0, 7)
-    second = read_batch(plan_batches([selection], tmp_path / "work")[1])
-    assert [row["path"] for row in second.rows] == ["a/3.png", "a/4.png", "a/5.png"]
-    assert "no readable JPEG or PNG" in second.rows[0]["error"]
+    second = plan_batches([selection], tmp_path / "work")[1]
+    rows = read_rows(second)
+    assert [row["path"] for row in rows] == ["a/3.png", "a/4.png", "a/5.png"]
+    assert "no readable JPEG or PNG" in rows[0]["error"]
     image = decode_image(png(4), CONTRACT)
-    row = second.rows[1]
-    np.testing.assert_array_equal(second.pixels[row["index"]], image.pixels)
+    row = rows[1]
+    np.testing.assert_array_equal(read_pixels(second)[row["index"]], image.pixels)
     assert row["sha256"] == sha256_bytes(png(4))
     assert row["perceptual_hash"] == perceptual_hash(image.pixels)
     assert (row["width_px"], row["height_px"], row["format"]) == (10, 12, "PNG")
@@ -93,7 +94,7 @@ def test_a_damaged_batch_is_told_and_decoded_again(selection: Selection, tmp_pat
     batch = plan_batches([selection], tmp_path / "work")[0]
     batch.file.write_bytes(batch.file.read_bytes()[:100])
     with pytest.raises(DataError, match="damaged"):
-        read_batch(batch)
+        read_rows(batch)
     assert run(selection, tmp_path / "work")[0] == 4
 
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scanvit.data.sources import SplitConfig
+from scanvit.data.sources import SPLITS, SplitConfig
 from scanvit.data.splits import assign_splits
 
 SHARES = SplitConfig()
@@ -15,7 +16,8 @@ ROWS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=120)
 
 
 def assign(rows: list[tuple[int, int]], seed: int = 0, shares: SplitConfig = SHARES) -> list[str]:
-    return assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=shares, seed=seed)
+    codes = assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=shares, seed=seed)
+    return [SPLITS[code] for code in codes.tolist()]
 
 
 @settings(deadline=None)
@@ -94,3 +96,32 @@ def test_a_share_of_zero_gets_nothing() -> None:
 def test_one_patient_and_no_patient() -> None:
     assert assign([(1, 0), (1, 1)]) == ["train", "train"]
     assert assign([]) == []
+
+
+@settings(deadline=None)
+@given(st.lists(ROWS, min_size=1, max_size=4), st.integers(0, 5))
+def test_repeated_additions_move_nobody(additions: list[list[tuple[int, int]]], seed: int) -> None:
+    rows: list[tuple[int, int]] = []
+    stands: dict[int, int] = {}
+    for more in additions:
+        rows = rows + more
+        kept = np.array([stands.get(patient, -1) for patient, _ in rows], np.int8)
+        codes = assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=SHARES, seed=seed, kept=kept).tolist()
+        now = {patient: code for (patient, _), code in zip(rows, codes, strict=True)}
+        assert all(now[patient] == code for (patient, _), code in zip(rows, codes, strict=True))
+        assert now.items() >= stands.items()
+        stands = now
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("known", [0.1, 0.5, 0.9])
+def test_totals_with_those_who_stay_are_within_a_point(seed: int, known: float) -> None:
+    rng = random.Random(seed)
+    rows = [(patient, patient % 3) for patient in range(2000) for _ in range(rng.randint(1, 12))]
+    old = [row for row in rows if row[0] < 2000 * known]
+    stands = dict(zip([patient for patient, _ in old], assign(old, seed), strict=True))
+    kept = np.array([SPLITS.index(stands[patient]) if patient in stands else -1 for patient, _ in rows], np.int8)
+    codes = assign_splits([f"s:{patient}" for patient, _ in rows], [label for _, label in rows], shares=SHARES, seed=seed, kept=kept)
+    for label in range(3):
+        counts = np.bincount([code for (_, found), code in zip(rows, codes, strict=True) if found == label], minlength=4)
+        assert np.abs(counts / counts.sum() - [0.63, 0.18, 0.09, 0.1]).max() < 0.01
