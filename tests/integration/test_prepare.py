@@ -315,7 +315,7 @@ def test_the_real_archives(shared_data: Path, tmp_path: Path) -> None:
         for split, share in {"train": 0.63, "val": 0.18, "test": 0.09, "final_eval": 0.1}.items():
             assert abs(pack.counts[split][name] / totals[name] - share) < 0.01
     verdicts = {gate.gate: gate.verdict for gate in summary.gates}
-    assert verdicts == {"G1": "pass", "G2": "pass", "G4": "fail", "G6": "fail"}
+    assert verdicts == {"G1": "pass", "G2": "pass", "G3": "pass", "G4": "fail", "G5": "fail", "G6": "fail"}
     assert "lung-covid (100% from hannover-covid)" in next(gate.detail for gate in summary.gates if gate.gate == "G4")
 
 

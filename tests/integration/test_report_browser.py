@@ -75,7 +75,7 @@ def browse(page: Path, profile: Path, *options: str) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both pages, made by the commands from two runs that were trained on the hostile pack."""
+    """All pages, made by the commands from the hostile pack and two runs that were trained on it."""
     from scanvit.cli import main
 
     folder = tmp_path_factory.mktemp("pages")
@@ -86,16 +86,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert main(["train", "tiny", "--pack", str(folder / "pack"), "--run-dir", str(folder / name), *settings]) == 0
         assert main(["evaluate", str(folder / name), "--draws", "200"]) == 0
     assert main(["compare", str(folder / "first"), str(folder / "second"), "-o", str(folder / "comparison.html")]) == 0
-    return {"report": folder / "first" / "report.html", "comparison": folder / "comparison.html"}
+    assert main(["data", "audit", str(folder / "pack"), "--acknowledge", f"G3=<script>{OWNED}</script>"]) == 3
+    return {"report": folder / "first" / "report.html", "comparison": folder / "comparison.html", "audit": folder / "pack" / "audit.html"}
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "audit"])
 def test_the_console_stays_empty_and_hostile_names_do_nothing(pages: dict[str, Path], name: str, tmp_path: Path) -> None:
     document, console = browse(pages[name], tmp_path / "profile")
     assert console == []
     assert "data-owned" not in document
     assert not re.search(r"<script|<img src=\"x\"|<svg onload", document)
-    if name == "report":
+    if name != "comparison":
         assert f"&lt;script&gt;{OWNED}&lt;/script&gt;" in document
 
 
@@ -110,7 +111,7 @@ def test_the_check_above_would_see_a_script_run(pages: dict[str, Path], tmp_path
     assert 'data-owned="yes"' in browse(injected, tmp_path / "profile")[0]
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "audit"])
 def test_nothing_stands_past_the_edge_at_any_width(pages: dict[str, Path], name: str, tmp_path: Path) -> None:
     # A copy without the policy, that tells the frame's owner how wide it is: the page itself runs no script.
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", pages[name].read_text(encoding="utf-8"))

@@ -24,7 +24,8 @@ def compare(runs: tuple[Path, ...], out: Path, split: str) -> None:
     from rich.text import Text
 
     from ..evaluation.compare import compare as compare_runs
-    from ..evaluation.page import count, decimal, duration, figure, interval
+    from ..evaluation.page import figure, interval
+    from ..pages.page import count, decimal, duration
 
     comparison = compare_runs(runs, out, split=split)
     table = Table("run", "strategy", box=None, pad_edge=False)

@@ -33,7 +33,7 @@ Examples:
   scanvit data audit packs/real --acknowledge G4="one hospital a class: for development only"
 """
 _EXAMPLES = 3
-_COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow"}
+_COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow", "not applicable": "dim"}
 
 
 @click.group(epilog=_EPILOG)
@@ -56,6 +56,11 @@ data.add_command(extend)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1: gray, 3: RGB.  [default: 1]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the split.  [default: 42]")
 @click.option("--max-quarantine-share", type=click.FloatRange(0, 1), metavar="SHARE", help="Unreadable images allowed.  [default: 0.05]")
+@click.option(
+    "--near-duplicates",
+    type=click.Choice(["keep", "drop", "move"]),
+    help="Nearly the same image under several patients: keep all, drop all but the first, or move these patients into one split.  [default: keep]",
+)
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes.  [default: one a core]")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="ray: decode on a Ray cluster (RAY_ADDRESS).")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="PACK", help="An earlier pack: its patients stay in their splits.")
@@ -93,12 +98,15 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
         if not gate.strip() or not reason.strip():
             raise ConfigError(f"--acknowledge {entry!r} is not of the form GATE=REASON.", hint='For example: --acknowledge G4="one hospital a class"')
         reasons[gate.strip()] = reason.strip()
-    gates = audit_pack(pack, acknowledge=reasons)
+    with stage_progress() as progress:
+        gates = audit_pack(pack, acknowledge=reasons, progress=progress)
     _console().print(_gate_table(gates))
+    click.echo(f"page  {printable(str(pack / 'audit.html'))}")
     if failed := [gate.gate for gate in gates if gate.verdict == "fail"]:
+        answer = " ".join(f'--acknowledge {gate}="REASON"' for gate in failed)
         raise AuditError(
             f"{'Gate' if len(failed) == 1 else 'Gates'} {', '.join(failed)} of {pack} failed.",
-            hint=f'Mend the sources and prepare again, or take responsibility: scanvit data audit {pack} --acknowledge {failed[0]}="REASON"',
+            hint=f"Look at {pack / 'audit.html'}, mend the sources and prepare again; or take responsibility: scanvit data audit {pack} {answer}",
         )
 
 
@@ -160,19 +168,19 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: boo
             console.print(f"    {printable(f'{entry.source}: {entry.path}: {entry.detail}')}")
     for warning in summary.warnings:
         console.print(f"warning: {printable(warning)}", style="yellow")
-    show_gates(summary.gates)
+    show_gates(summary.gates, pack=shown_path)
     reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
     console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
     if next_command:
         console.print(f"\nNext: scanvit train tiny --pack {shown_path}")
 
 
-def show_gates(gates: Sequence[Gate]) -> None:
+def show_gates(gates: Sequence[Gate], *, pack: Path) -> None:
     """The audit of a pack that was just written."""
     console = _console()
     console.print(_gate_table(gates))
     if any(gate.verdict == "fail" for gate in gates):
-        console.print("A gate that failed goes with every run and report made from this pack.", style="yellow")
+        console.print(f"A gate that failed goes with every run and report made from this pack. Pictures: {pack / 'audit.html'}", style="yellow")
 
 
 def show_counts(images: Mapping[str, Mapping[str, int]], patients: Mapping[str, int]) -> None:

@@ -62,7 +62,7 @@ def _show(scores: Scores, run: Path) -> None:
     from rich.console import Console
 
     from ..evaluation.evaluate import report_path
-    from ..evaluation.page import count
+    from ..pages.page import count
 
     console = Console()
     console.print(f"\n{count(scores.images, 'image')} of {count(scores.patients, 'patient')}, {scores.split} split", highlight=False)

@@ -27,6 +27,7 @@ FORMAT = 1
 MANIFEST = "manifest.parquet"
 HASHED = (MANIFEST, *(f"{split}.npy" for split in SPLITS))
 """The files that the fingerprint covers, in its order."""
+_FINDING = ("gate", "title", "verdict", "figure", "figure_name", "threshold", "detail", "reason")
 _PIECE_BYTES = 16 << 20
 _MISSING_HINT = "Make one: scanvit data prepare SOURCES -o PACK"
 _CORRUPT_HINT = "Prepare the pack again."
@@ -149,17 +150,28 @@ class Pack:
 
     def audit(self) -> list[dict[str, Any]]:
         """All gates of audit.json; empty where the pack was not audited yet."""
-        file = self.path / "audit.json"
-        if not file.is_file():
-            return []
-        try:
-            return [dict(gate) for gate in json.loads(file.read_bytes())["gates"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
-            raise PackCorruptError(f"{file} is damaged: {cause!r}.", hint=f"Audit the pack again: scanvit data audit {self.path}") from None
+        return self._audit_file()["gates"]
 
     def findings(self) -> list[dict[str, Any]]:
-        """The gates of the audit that did not pass (failed or acknowledged)."""
-        return [gate for gate in self.audit() if gate.get("verdict") != "pass"]
+        """The gates of the audit that failed or were acknowledged, without their examples and measurements: what runs and reports carry."""
+        return [{key: gate.get(key) for key in _FINDING} for gate in self.audit() if gate.get("verdict") in ("fail", "acknowledged")]
+
+    def acknowledged(self) -> dict[str, str]:
+        """{gate: reason}, as long as audit.json is about these very images."""
+        stored = self._audit_file()
+        if stored.get("fingerprint") != self.fingerprint:
+            return {}
+        return {str(gate["gate"]): str(gate["reason"]) for gate in stored["gates"] if gate.get("reason") and "gate" in gate}
+
+    def _audit_file(self) -> dict[str, Any]:
+        file = self.path / "audit.json"
+        if not file.is_file():
+            return {"gates": []}
+        try:
+            stored = dict(json.loads(file.read_bytes()))
+            return stored | {"gates": [dict(gate) for gate in stored["gates"]]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+            raise PackCorruptError(f"{file} is damaged: {cause!r}.", hint=f"Audit the pack again: scanvit data audit {self.path}") from None
 
     def verify(self) -> None:
         """Read every byte: files against their SHA-256, the manifest against the counts. Raises PackCorruptError."""

@@ -24,6 +24,7 @@ from .duplicates import find_duplicates
 from .image_table import ImageTable, ImageTableBuilder
 from .keep import look_up
 from .lineage import child_settings
+from .near_copies import Settled, settle_near_duplicates
 from .output import beside, make_way, output_lock, replacing
 from .pack import Pack, seal_pack
 from .pack_writer import write_arrays, write_rows
@@ -73,8 +74,9 @@ def prepare(
     """Make the pack ``out`` from a sources file, or from one folder, archive or .npz.
 
     ``root``: what the sources' paths are relative to, by default the folder of the sources file. ``settings``: replace values of the sources
-    file: image_size_px, channels, max_quarantine_share, seed. ``workers``: decoding processes, by default one a core. ``engine``: ray spreads
-    the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where they are (data.keep).
+    file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core.
+    ``engine``: ray spreads the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where
+    they are (data.keep).
 
     The same sources, settings and earlier pack give the byte-identical pack, whatever decodes. Killed at any time and run again, it does not
     decode again what was finished. Raises SourcesError, ArchiveError, QuarantineError, EmptyClassError, PackError or StorageError; then no
@@ -173,11 +175,15 @@ class _Job:
         if len(left) < len(images):
             images.take(left)
             kept = kept.take(left) if kept else None
+        settled = settle_near_duplicates(images, self.spec.near_duplicates, placed=kept.assigned if kept else None, source_names=self.source_names)
+        if len(settled.left) < len(images):
+            images.take(settled.left)
+            kept = kept.take(settled.left) if kept else None
         _check_classes(self.class_names, images)
-        splits = _assign(images, self.spec, kept.assigned if kept else None)
+        splits = _assign(images, self.spec, settled)
         if kept:
             kept.check(images, splits, self.source_names)
-        return splits, rejected, kept.warnings if kept else ()
+        return splits, rejected + settled.quarantined, kept.warnings if kept else ()
 
     def _fill(self, folder: Path, batches: list[Batch]) -> tuple[list[Quarantined], Sequence[str]]:
         """Write manifest, arrays and quarantine; return what is in the quarantine, and what there is to say about the earlier pack."""
@@ -200,10 +206,9 @@ class _Job:
         if self.earlier:
             settings = child_settings(self.earlier, settings, step="keep")
         fingerprint = seal_pack(folder, class_names=tuple(self.class_names), contract=self.contract, settings=settings)
-        self.progress("Auditing", 0, 1)
-        gates = run_gates(Pack.open(folder))
-        write_audit(folder, gates)
-        self.progress("Auditing", 1, 1)
+        pack = Pack.open(folder)
+        gates = run_gates(pack, progress=self.progress)
+        write_audit(pack, gates)
         return fingerprint, gates
 
 
@@ -272,11 +277,12 @@ def _check_classes(class_names: Sequence[str], images: ImageTable) -> None:
         raise EmptyClassError(f"The class {name!r} has no image left: all are in the quarantine.", hint="Mend its files, or remove the class.")
 
 
-def _assign(images: ImageTable, spec: Sources, kept: np.ndarray | None) -> np.ndarray:
+def _assign(images: ImageTable, spec: Sources, settled: Settled) -> np.ndarray:
     splits = images.numpy("kept_split").copy()
     rows = np.flatnonzero(splits < 0)
-    patients, labels = images["patient_id"].take(pa.array(rows)), images.numpy("class")[rows]
-    splits[rows] = assign_splits(patients, labels, shares=spec.split, seed=spec.split.seed, kept=None if kept is None else kept[rows])
+    patients, labels = settled.patients.take(pa.array(rows)), images.numpy("class")[rows]
+    placed = None if settled.placed is None else settled.placed[rows]
+    splits[rows] = assign_splits(patients, labels, shares=spec.split, seed=spec.split.seed, kept=placed)
     return splits
 
 

@@ -27,7 +27,7 @@ class Quarantined:
     source: str
     path: str
     reason: str
-    """no-class, no-patient, no-split, unreadable, duplicate or conflicting-labels."""
+    """no-class, no-patient, no-split, unreadable, duplicate, near-duplicate or conflicting-labels."""
     detail: str
 
 

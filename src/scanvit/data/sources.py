@@ -90,6 +90,9 @@ class Sources:
     split: SplitConfig = Field(default_factory=SplitConfig)
     max_quarantine_share: float = Field(default=0.05, ge=0, le=1)
     """Share of unreadable images past which nothing is written."""
+    near_duplicates: Literal["keep", "drop", "move"] = "keep"
+    """Of near duplicates under several patients: keep them all, as the audit will tell; drop those of all patients but the first; or move all
+    these patients into one split."""
 
 
 _ADAPTER = TypeAdapter(Sources)

@@ -10,8 +10,8 @@ from typing import Any
 from ..core.errors import RunError
 from ..core.events import metric_history
 from ..core.loading import experiment_to_dict, flatten, load_experiment
+from ..pages import figures
 from ..storage.atomic import write_text
-from . import figures
 from .common_images import score_common_images
 from .page import render
 from .scores import Scores

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.events import metric_history
 from ..core.loading import experiment_from_dict, experiment_to_dict, flatten
-from . import figures
+from ..pages import figures
 from .metrics import PER_CLASS
 from .page import render
 from .scores import Estimate, Scores

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scanvit.core.contract import PixelContract
+from scanvit.data.hashing import perceptual_hash
 from scanvit.data.manifest import SCHEMA, write_manifest
 from scanvit.data.pack import MANIFEST, seal_pack
 from scanvit.data.sources import SPLITS
@@ -25,9 +26,15 @@ BALANCED: list[Row] = [
 
 @pytest.fixture
 def make_pack(tmp_path: Path) -> Callable[..., Path]:
-    """make_pack(rows, pixels=None, settings=None, name="pack"): pixels is {row number: uint8 (1, 8, 8)}, else noise."""
+    """pixels: {row number: uint8 (1, 8, 8)}, else noise. files: {row number: (width, height, format)}, else 8 x 8 PNG."""
 
-    def make(rows: list[Row] = BALANCED, pixels: dict[int, np.ndarray] | None = None, settings: dict[str, Any] | None = None, name: str = "pack") -> Path:
+    def make(
+        rows: list[Row] = BALANCED,
+        pixels: dict[int, np.ndarray] | None = None,
+        settings: dict[str, Any] | None = None,
+        name: str = "pack",
+        files: dict[int, tuple[int, int, str]] | None = None,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         contract = PixelContract(image_size_px=8)
@@ -43,8 +50,8 @@ def make_pack(tmp_path: Path) -> Callable[..., Path]:
                 _, class_name, source, patient = rows[i]
                 digest = hashlib.sha256(str(i).encode()).hexdigest()
                 entry = {"image_id": digest[:20], "class_name": class_name, "split": split, "patient_id": f"{source}:{patient}", "source": source}
-                entry |= {"path": f"{class_name}/{i}.png", "sha256": digest, "perceptual_hash": "0" * 64, "width_px": 8, "height_px": 8}
-                entry |= {"format": "PNG", "row": position}
+                entry |= {"path": f"{class_name}/{i}.png", "sha256": digest, "perceptual_hash": perceptual_hash(noise[i]), "row": position}
+                entry |= dict(zip(("width_px", "height_px", "format"), (files or {}).get(i, (8, 8, "PNG")), strict=True))
                 for key, value in entry.items():
                     columns[key].append(value)
         write_manifest(folder / MANIFEST, columns)

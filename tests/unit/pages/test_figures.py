@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scanvit.evaluation.figures import line_chart, nice_ticks, percent_axis, png_data_uri, roc_path, spread, thin
+from scanvit.pages.figures import line_chart, nice_ticks, percent_axis, png_data_uri, roc_path, spread, thin
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), count=st.integers(3, 9))

@@ -1,4 +1,4 @@
-"""The geometry of the report's figures. The templates draw it as inline SVG.
+"""The geometry of the pages' figures. The templates draw it as inline SVG.
 
 Not Plotly: its script alone is 4 MB a page and needs ``script-src``; these figures need no script at all, print sharply, and follow the
 reader's light or dark mode.
@@ -48,6 +48,32 @@ class Chart:
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     lines: list[Line]
+    marker: tuple[float, str] | None = None
+    """A vertical line: (x in pixels, label)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    name: str
+    boxes: list[tuple[float, float, float, float, str]]
+    """(x, y, width, height, tooltip) in pixels of the view box."""
+    style: int
+    """Which of the style sheet's colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    title: str
+    x_label: str
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    bars: list[Bars]
     marker: tuple[float, str] | None = None
     """A vertical line: (x in pixels, label)."""
 
@@ -150,6 +176,44 @@ def _lines(series: Mapping[str, Sequence[Point]], frame: _Frame, *, x_label: str
             marks.append((*frame.place((x, y)), f"{name}, {x_label} {x:g}: {shown}"))
         lines.append(Line(name=name, path=svg_path(placed[name]), marks=marks, label_y=label_ys[i] if direct else None, style=i % 8))
     return lines
+
+
+def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, bin_width: int, marker: tuple[float, str] | None = None) -> Histogram | None:
+    """Bars for counts at 0, 1, 2, ..., as shares of each series, in bins; where the series overlap, one shows through. None where nothing was counted."""
+    counts = {name: np.asarray(values, np.float64) for name, values in series.items() if sum(values)}
+    if not counts:
+        return None
+    last = max(int(np.flatnonzero(values)[-1]) for values in counts.values())
+    bins = max(last, math.ceil(marker[0]) if marker else 0) // bin_width + 1
+    shares = {}
+    for name, values in counts.items():
+        padded = np.zeros(bins * bin_width)
+        padded[: min(len(values), len(padded))] = values[: len(padded)]
+        shares[name] = padded.reshape(bins, bin_width).sum(axis=1) / values.sum()
+    y_ticks = nice_ticks(0.0, max(float(share.max()) for share in shares.values()), 4)
+    frame = _Frame(x_range=(0.0, float(bins * bin_width)), y_range=(0.0, y_ticks[-1]), right=16, width=560, height=230)
+    bars = []
+    for number, (name, share) in enumerate(shares.items()):
+        boxes = []
+        for position in np.flatnonzero(share):
+            (x, y), (end, base) = frame.place((float(position * bin_width), share[position])), frame.place((float((position + 1) * bin_width), 0.0))
+            tip = f"{name}, {position * bin_width} to {(position + 1) * bin_width - 1}: {100 * share[position]:.1f} %"
+            boxes.append((float(x), float(y), round(float(end - x) - 0.6, 1), round(float(max(base - y, 1.0)), 1), tip))
+        bars.append(Bars(name=name, boxes=boxes, style=number % 8))
+    return Histogram(
+        title=title,
+        x_label=x_label,
+        width=frame.width,
+        height=frame.height,
+        left=frame.left,
+        right=frame.right,
+        top=frame.top,
+        bottom=frame.bottom,
+        x_ticks=[(frame.place((x, 0.0))[0], f"{x:g}") for x in nice_ticks(0.0, float(bins * bin_width), 8) if x <= bins * bin_width],
+        y_ticks=[(frame.place((0.0, y))[1], f"{100 * y:g}") for y in y_ticks],
+        bars=bars,
+        marker=(frame.place((marker[0], 0.0))[0], marker[1]) if marker else None,
+    )
 
 
 def roc_path(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> str | None:
