@@ -28,14 +28,14 @@ def gate_patients(view: AuditView) -> Gate:
     sources = view.pack.settings.get("sources", [])
     unknown = [str(source["name"]) for source in sources if not source.get("patient") and not source.get("patients")]
     if len(spread):
-        names = ", ".join(str(view.patient_names[index]) for index in spread[:_NAMED])
+        names = ", ".join(view.patient_name(index) for index in spread[:_NAMED])
         detail = f"{len(spread):,} patients have images in two splits or more: {names}. The test then asks for faces that training has seen."
-        examples = tuple(_across(view, np.flatnonzero(view.patient == index), str(view.patient_names[index])) for index in spread[:_EXAMPLES])
+        examples = tuple(_across(view, np.flatnonzero(view.patient == index), view.patient_name(index)) for index in spread[:_EXAMPLES])
         return Gate(gate="G1", title=title, verdict="fail", figure=float(len(spread)), figure_name=unit, threshold=1, detail=detail, examples=examples)
     if unknown:
         detail = f"Nothing tells the patients of {', '.join(unknown)}: each image counts as its own, and a patient may stand in two splits unseen."
         return Gate(gate="G1", title=title, verdict="fail", figure=0.0, figure_name=unit, threshold=1, detail=detail)
-    detail = f"0 of {len(view.patient_names):,} patients have images in two splits."
+    detail = f"0 of {view.patients:,} patients have images in two splits."
     return Gate(gate="G1", title=title, verdict="pass", figure=0.0, figure_name=unit, threshold=1, detail=detail)
 
 

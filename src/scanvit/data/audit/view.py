@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,22 +26,21 @@ class AuditView:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        manifest = pack.manifest
-        self.count = len(manifest)
-        self.split, self.split_names = _codes(manifest["split"])
-        self.source, self.source_names = _codes(manifest["source"])
-        self.class_of, self.class_names = _codes(manifest["class_name"])
-        self.format, self.format_names = _codes(manifest["format"])
-        self.patient, self.patient_names = _codes(manifest["patient_id"])
-        self.width_px = manifest["width_px"].to_numpy().astype(np.int64)
-        self.height_px = manifest["height_px"].to_numpy().astype(np.int64)
-        self.row = manifest["row"].to_numpy().astype(np.int64)
+        columns = pack.columns("split", "source", "class_name", "format", "patient_id", "width_px", "height_px", "row")
+        self.count = len(columns)
+        self.split, self.split_names = _codes(columns["split"])
+        self.source, self.source_names = _codes(columns["source"])
+        self.class_of, self.class_names = _codes(columns["class_name"])
+        self.format, self.format_names = _codes(columns["format"])
+        self.patient, self._patient_names = _encode(columns["patient_id"])
+        self.patients = len(self._patient_names)
+        self.width_px, self.height_px, self.row = (columns[name].to_numpy().astype(np.int64) for name in ("width_px", "height_px", "row"))
         self._arrays = {split: pack.images(split) for split in SPLITS}
 
     @cached_property
     def hashes(self) -> np.ndarray:
         """uint64 (N, 4): the perceptual hashes. Raises PackCorruptError for what is none."""
-        column = self.pack.manifest["perceptual_hash"]
+        column = self.pack.columns("perceptual_hash")["perceptual_hash"]
         try:
             chunks = [parse_hashes(column.slice(start, _HASHED_AT_ONCE).to_pylist()) for start in range(0, self.count, _HASHED_AT_ONCE)]
         except ValueError as cause:
@@ -53,8 +51,12 @@ class AuditView:
     def pixel_groups(self) -> np.ndarray:
         """int64 (N,): the same number for images with identical pixels."""
         digests = np.empty(self.count, dtype="V16")
-        for position in range(self.count):
-            digests[position] = np.void(hashlib.blake2b(self.pixels(position).tobytes(), digest_size=16).digest())
+        position = 0
+        for split in SPLITS:
+            for piece in self.pack.pieces(split):
+                for image in piece:
+                    digests[position] = np.void(hashlib.blake2b(image.data, digest_size=16).digest())
+                    position += 1
         return np.unique(digests.view(np.uint64).reshape(-1, 2), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def pixels(self, position: int) -> np.ndarray:
@@ -63,12 +65,18 @@ class AuditView:
 
     def picture(self, position: int, note: str = "") -> Picture:
         split, row = self.split_names[self.split[position]], int(self.row[position])
-        image_id = self.pack.manifest["image_id"][int(position)].as_py()
-        return Picture(image_id, split, row, note or self.class_names[self.class_of[position]])
+        return Picture(self._names["image_id"][int(position)].as_py(), split, row, note or self.class_names[self.class_of[position]])
 
     def path(self, position: int) -> str:
         """Inside the source."""
-        return str(self.pack.manifest["path"][int(position)].as_py())
+        return str(self._names["path"][int(position)].as_py())
+
+    def patient_name(self, code: int) -> str:
+        return str(self._patient_names[int(code)].as_py())
+
+    @cached_property
+    def _names(self) -> pa.Table:
+        return self.pack.columns("image_id", "path")
 
     def sample(self, strata: np.ndarray, *, limit: int = SAMPLE_IMAGES) -> np.ndarray:
         """int64: positions of at most ``limit`` images, as many of each stratum (a column of codes) as there are, up to an equal share."""
@@ -91,6 +99,11 @@ class AuditView:
         return result / np.float32(255)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
+def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    codes, names = _encode(column)
+    return codes, [str(name) for name in names.to_pylist()]
