@@ -11,6 +11,7 @@ from .remote import Remote
 _NO_SPACE = re.compile(r"no space left|disk quota exceeded|too big for remaining disk space", re.I)
 _REFUSED = re.compile(
     r"authorization failed|unauthorized|forbidden|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID"
+    r"|didn't have storage url"  # a region that the catalogue does not have
     r"|AccessDenied|ACCESS_DENIED|status ?code: 40[13]|HTTP STATUS 40[13]|\b40[13] (?:Unauthorized|Forbidden)",
     re.I,
 )

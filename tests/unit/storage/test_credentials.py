@@ -94,6 +94,8 @@ def test_two_accounts_are_told_apart() -> None:
     [
         ("Failed to copy: write x: no space left on device", "No space is left"),
         ("Failed to create file system: Authorization Failed", "refused the credentials"),
+        ("Response didn't have storage url and auth token", "refused the credentials"),  # a region that the catalogue does not have
+        ("Failed to copy: preallocate: file too big for remaining disk space", "No space is left"),
         ("api error InvalidAccessKeyId: no", "refused the credentials"),
         ("error in ListJSON: directory not found", "There is no s3:b"),
         ("AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation", "There is no s3:b"),
