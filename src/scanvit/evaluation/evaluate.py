@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
 from .predictions import Progress, predict_split
+from .report import read_environment, render_report
 from .scores import Scores, compute_scores
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def evaluate(
     ``draws`` and ``seed`` are the bootstrap's. Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, DataError.
     """
     from ..model.checkpoint import load_model
-    from .report import render_report
 
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -64,15 +63,6 @@ def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
         "device": environment.get("processor") if on_cpu else gpus[0],
         "processes": started.get("world_size"),
     }
-
-
-def read_environment(run_dir: Path) -> dict[str, Any]:
-    """environment.json; empty where it is missing or damaged: it describes, and nothing depends on it."""
-    try:
-        values = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _open_pack(model: Classifier, pack: Path | str | None) -> Pack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,6 @@ _GALLERY_BYTES = 600_000
 
 
 def render_report(scores: Scores, predictions: Predictions, *, pack: Pack, run_dir: Path, experiment: dict[str, Any]) -> str:
-    from .evaluate import read_environment
 
     names = scores.class_names
     gates = pack.audit()
@@ -171,3 +171,12 @@ def _confusion(scores: Scores) -> list[dict[str, Any]]:
             cells.append({"count": n, "share": share, "hit": i == j, "heat": round(heat, 3)})
         rows.append({"name": name, "total": total, "cells": cells})
     return rows
+
+
+def read_environment(run_dir: Path) -> dict[str, Any]:
+    """environment.json; empty where it is missing or damaged: it describes, and nothing depends on it."""
+    try:
+        values = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
