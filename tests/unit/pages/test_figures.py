@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scanvit.pages.figures import line_chart, nice_ticks, percent_axis, png_data_uri, roc_path, spread, thin
+from scanvit.pages.figures import histogram, line_chart, nice_ticks, percent_axis, png_data_uri, roc_path, spread, thin
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), count=st.integers(3, 9))
@@ -112,3 +112,22 @@ def test_images_keep_their_pixels(channels: int) -> None:
     assert head == "data:image/png;base64"
     back = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert (back == (pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))).all()
+
+
+def test_the_bars_of_each_series_sum_to_its_whole() -> None:
+    chart = histogram({"few": [0, 1, 1], "many": [0] * 10 + [500]}, title="t", x_label="x", bin_width=4, marker=(5, "here"))
+    assert chart is not None
+    assert [bars.name for bars in chart.bars] == ["few", "many"]
+    (few,), (many,) = (bars.boxes for bars in chart.bars)
+    assert few[4] == "few, 0 to 3: 100.0 %"
+    assert many[4] == "many, 8 to 11: 100.0 %"
+    assert few[1] == many[1]
+    for x, y, width, height, _ in (few, many):
+        assert chart.left <= x <= x + width <= chart.width - chart.right
+        assert chart.top <= y <= y + height <= chart.height - chart.bottom
+    assert chart.marker is not None
+    assert few[0] + few[2] < chart.marker[0] < many[0]
+
+
+def test_nothing_counted_is_no_histogram() -> None:
+    assert histogram({"none": [0, 0]}, title="t", x_label="x", bin_width=4) is None

@@ -136,7 +136,7 @@ def _said(probe: Probe, *, chance: bool = True) -> str:
 
 
 def _sole_sources(view: AuditView, counts: np.ndarray) -> list[str]:
-    share, main = counts.max(axis=1) / counts.sum(axis=1), counts.argmax(axis=1)
+    share, main = counts.max(axis=1) / np.maximum(counts.sum(axis=1), 1), counts.argmax(axis=1)
     sole = [f"{view.class_names[k]} ({share[k]:.0%} from {view.source_names[main[k]]})" for k in np.flatnonzero(share >= SOLE_SOURCE)]
     return [f"Almost only from one source: {', '.join(sole)}."] if sole else []
 
@@ -159,7 +159,7 @@ def _by_class(view: AuditView) -> tuple[Example, ...]:
 
 def _spread(positions: np.ndarray, number: int) -> np.ndarray:
     """Evenly over the rows, so that several patients are among them."""
-    return positions[np.unique(np.linspace(0, len(positions) - 1, number).astype(np.int64))]
+    return positions[np.unique(np.linspace(0, len(positions) - 1, number).astype(np.int64))] if len(positions) else positions
 
 
 def _files_by_class(view: AuditView) -> dict[str, dict[str, Any]]:
@@ -167,6 +167,8 @@ def _files_by_class(view: AuditView) -> dict[str, dict[str, Any]]:
     result = {}
     for k, name in enumerate(view.class_names):
         mine = view.class_of == k
+        if not mine.any():
+            continue
         kinds, counts = np.unique(np.stack([view.width_px[mine], view.height_px[mine], view.format[mine]], axis=1), axis=0, return_counts=True)
         width, height, code = kinds[counts.argmax()].tolist()
         shown = {"commonest": f"{width} x {height} {view.format_names[code]}", "share": round(float(counts.max() / counts.sum()), 3), "kinds": len(counts)}

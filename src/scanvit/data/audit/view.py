@@ -26,11 +26,11 @@ class AuditView:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        columns = pack.columns("split", "source", "class_name", "format", "patient_id", "width_px", "height_px", "row")
+        columns = pack.columns("split", "source", "format", "patient_id", "width_px", "height_px", "row")
         self.count = len(columns)
         self.split, self.split_names = _codes(columns["split"])
         self.source, self.source_names = _codes(columns["source"])
-        self.class_of, self.class_names = _codes(columns["class_name"])
+        self.class_of, self.class_names = np.concatenate([pack.targets(split) for split in SPLITS]), list(pack.class_names)
         self.format, self.format_names = _codes(columns["format"])
         self.patient, self._patient_names = _encode(columns["patient_id"])
         self.patients = len(self._patient_names)
