@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,3 +53,36 @@ def small_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "bars.npz", train_images=images.astype(np.uint8), train_labels=labels[:, None])
     prepare(folder / "bars.npz", folder / "pack", settings={"image_size_px": 16}, workers=1)
     return folder / "pack"
+
+
+@pytest.fixture(scope="session")
+def make_dicom() -> Callable[..., bytes]:
+    """make_dicom(pixels, syntax="1.2.840.10008.1.2.1", **elements) -> a DICOM file. ``pixels``: (H, W), (N, H, W) or (H, W, 3), stored as they
+    are, or bytes; ``elements``: keyword=value, over what the pixels say; None leaves one out. Skips where pydicom is not installed."""
+    pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
+    return partial(_write_dicom, pydicom)
+
+
+def _write_dicom(pydicom: Any, pixels: np.ndarray, *, syntax: str = "1.2.840.10008.1.2.1", **elements: Any) -> bytes:
+    file = pydicom.Dataset()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = syntax
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = "1.2.3"
+    is_colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    shape = pixels.shape[:2] if is_colour else pixels.shape[-2:]
+    bits = 8 * pixels.dtype.itemsize
+    values = {"SamplesPerPixel": 3 if is_colour else 1, "PhotometricInterpretation": "RGB" if is_colour else "MONOCHROME2"}
+    values |= {"Rows": shape[0], "Columns": shape[1], "BitsAllocated": bits, "BitsStored": bits, "PixelRepresentation": int(pixels.dtype.kind == "i")}
+    values |= {"PlanarConfiguration": 0} if is_colour else {}
+    values |= {"NumberOfFrames": len(pixels)} if pixels.ndim == 3 and not is_colour else {}
+    values |= {"PixelData": pixels.tobytes() + b"\0" * (pixels.nbytes % 2)} | elements
+    values.setdefault("HighBit", (values["BitsStored"] or 8) - 1)
+    stream = io.BytesIO()
+    with pydicom.config.disable_value_validation():
+        for keyword, value in values.items():
+            if value is not None:
+                setattr(file, keyword, value)
+        file["PixelData"].VR = "OB" if bits == 8 else "OW"
+        file.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()

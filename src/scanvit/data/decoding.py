@@ -19,18 +19,17 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.contract import PixelContract
-from ..core.errors import DataError, ImageError
+from ..core.errors import DataError
 from ..storage.atomic import storage_errors, write_bytes, write_json
 from .archives import Archive
-from .decode import decode_image
-from .hashing import perceptual_hash, sha256_bytes
+from .file_rows import decoding_key, rows_of_file, salt_of
 from .selection import Candidates, Selection
 from .workers import worker_pool
 
 BATCH_IMAGES = 256
 BATCH_BYTES = 64 << 20
 """Packed bytes of a batch: memory stays below about 2 * workers * (BATCH_BYTES + one decoded image)."""
-_VERSION = 1
+_VERSION = 2
 """Of the batch files and of the pixel path; raise it when either changes."""
 Items = list[tuple[str, bytes]]
 """(path, content) of some images, in the order of the archive."""
@@ -80,6 +79,7 @@ def open_work_folder(work: Path, selections: list[Selection], contract: PixelCon
         for candidate in selection.candidates:
             listing.update(f"\n{candidate.path}|{candidate.size_bytes}".encode())
     key = {"version": _VERSION, "contract": contract.to_dict(), "batch_images": BATCH_IMAGES, "images": listing.hexdigest()}
+    key |= decoding_key([selection.source for selection in selections])
     with storage_errors(work):
         try:
             found = json.loads((work / "key.json").read_bytes())
@@ -113,13 +113,14 @@ def decode_batches(
         decode_on_ray(selections, todo, contract, on_images=on_images)
         return reused
     work = _read_items(selections, todo)
+    salts = [salt_of(selection.source) for selection in selections]
     # Starting processes takes longer than a batch or two.
     if workers <= 1 or len(todo) <= 2:
         for batch, items in work:
-            on_images(_decode_to_file(str(batch.file), items, contract))
+            on_images(_decode_to_file(str(batch.file), items, contract, salts[batch.source]))
         return reused
     try:
-        _decode_in_pool(work, contract, workers=min(workers, len(todo)), on_images=on_images)
+        _decode_in_pool(work, contract, salts, workers=min(workers, len(todo)), on_images=on_images)
     except BrokenProcessPool:
         raise DataError(
             "A decoding process was killed, most likely because the machine ran out of memory.",
@@ -139,8 +140,7 @@ def read_groups(archive: Archive, groups: Iterable[tuple[str, ...]], wanted: Con
 
 
 def read_rows(batch: Batch) -> list[dict[str, Any]]:
-    """One for each path: either {"path", "index" into the pixels, "sha256", "pixels_sha256", "perceptual_hash", "width_px", "height_px",
-    "format"} or {"path", "error"}."""
+    """Those of ``file_rows.rows_of_file``, in the order of the paths; those of images with "index", into the pixels."""
     with _opened(batch) as stored:
         rows: list[dict[str, Any]] = json.loads(stored["rows"].tobytes())
         return rows
@@ -169,39 +169,35 @@ def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tupl
         yield from zip(mine, read_groups(selection.archive, (batch.paths for batch in mine), {path for batch in mine for path in batch.paths}), strict=True)
 
 
-def _decode_in_pool(work: Iterable[tuple[Batch, Items]], contract: PixelContract, *, workers: int, on_images: Callable[[int], None]) -> None:
+def _decode_in_pool(
+    work: Iterable[tuple[Batch, Items]], contract: PixelContract, salts: list[bytes | None], *, workers: int, on_images: Callable[[int], None]
+) -> None:
     with worker_pool(workers) as pool:
         pending: set[Future[int]] = set()
         for batch, items in work:
             if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 on_images(sum(future.result() for future in done))
-            pending.add(pool.submit(_decode_to_file, str(batch.file), items, contract))
+            pending.add(pool.submit(_decode_to_file, str(batch.file), items, contract, salts[batch.source]))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             on_images(sum(future.result() for future in done))
 
 
-def _decode_to_file(file: str, items: Items, contract: PixelContract) -> int:
-    """Write the batch's file, whole or not at all, and return the number of images."""
-    write_bytes(file, decode_items(items, contract))
+def _decode_to_file(file: str, items: Items, contract: PixelContract, salt: bytes | None) -> int:
+    """Write the batch's file, whole or not at all, and return the number of files decoded."""
+    write_bytes(file, decode_items(items, contract, salt))
     return len(items)
 
 
-def decode_items(items: Items, contract: PixelContract) -> bytes:
-    """What a batch's file holds, the same for the same items on every machine: see read_rows and read_pixels."""
+def decode_items(items: Items, contract: PixelContract, salt: bytes | None = None) -> bytes:
+    """What a batch's file holds, the same for the same items on every machine: see read_rows and read_pixels. ``salt``: file_rows.salt_of."""
     pixels: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
     for path, data in items:
-        try:
-            image = decode_image(data, contract)
-        except ImageError as error:
-            rows.append({"path": path, "error": error.message})
-            continue
-        row = {"path": path, "index": len(pixels), "sha256": sha256_bytes(data), "pixels_sha256": sha256_bytes(image.pixels.data)}
-        row |= {"perceptual_hash": perceptual_hash(image.pixels), "width_px": image.width_px, "height_px": image.height_px, "format": image.format}
-        pixels.append(image.pixels)
-        rows.append(row)
+        found, images = rows_of_file(path, data, contract, salt=salt)
+        rows += [row | {"index": len(pixels) + number} for number, row in enumerate(found)] if images else found
+        pixels += images
     stacked = np.stack(pixels) if pixels else np.zeros((0, *contract.shape), np.uint8)
     stream = io.BytesIO()
     np.savez(stream, pixels=stacked, rows=np.frombuffer(json.dumps(rows).encode("ascii"), np.uint8))

@@ -15,14 +15,14 @@ SCHEMA = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),  # unique: the first 20 digits of the file's SHA-256
         pa.field("class_name", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
-        pa.field("patient_id", pa.string(), nullable=False),  # source:patient
+        pa.field("patient_id", pa.string(), nullable=False),  # source:patient; from DICOM: source:pseudonym
         pa.field("source", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),  # inside the source
-        pa.field("sha256", pa.string(), nullable=False),  # of the file's bytes
+        pa.field("path", pa.string(), nullable=False),  # inside the source; of a frame: file#0001 and so on
+        pa.field("sha256", pa.string(), nullable=False),  # of the file's bytes; of a frame: of the text "file's SHA-256#frame"
         pa.field("perceptual_hash", pa.string(), nullable=False),  # 64 hexadecimal digits, data.hashing
         pa.field("width_px", pa.int32(), nullable=False),  # before resizing
         pa.field("height_px", pa.int32(), nullable=False),
-        pa.field("format", pa.string(), nullable=False),  # JPEG, PNG or NPZ
+        pa.field("format", pa.string(), nullable=False),  # JPEG, PNG, NPZ or DICOM
         pa.field("row", pa.int64(), nullable=False),  # in the array of its split
     ]
 )

@@ -21,6 +21,8 @@ from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
 from .decoding import Batch, Engine, decode_batches, open_work_folder, plan_batches, read_rows
 from .duplicates import find_duplicates
+from .file_rows import owned
+from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
 from .keep import look_up
 from .lineage import child_settings
@@ -112,10 +114,9 @@ class _Job:
         batches = plan_batches(self.selections, self.work)
         reused = decode(self.selections, batches, self.contract, on_images=self._count_images(batches))
         ignored = sum(selection.ignored for selection in self.selections)
-        images_in = sum(len(selection.candidates) + len(selection.quarantined) for selection in self.selections)
         warnings = _warnings(self.selections)
         with replacing(self.out) as folder:
-            quarantined, kept_warnings = self._fill(folder, batches)
+            images_in, quarantined, kept_warnings = self._fill(folder, batches)
             # The audit needs memory of its own: it does not have to find room beside what is written already.
             self.selections.clear()
             batches.clear()
@@ -155,13 +156,15 @@ class _Job:
         quarantined = [entry for selection in self.selections for entry in selection.quarantined]
         candidates = [iter(selection.candidates) for selection in self.selections]
         for number, batch in enumerate(batches):
+            candidate = None
             for row in read_rows(batch):
-                candidate = next(candidates[batch.source])
-                assert candidate.path == row["path"], "batches follow the order of the candidates"
+                if candidate is None or candidate.path != row["file"]:  # a volume has several rows
+                    candidate = next(candidates[batch.source])
+                assert candidate.path == row["file"], "batches follow the order of the candidates"
                 if "error" in row:
-                    quarantined.append(Quarantined(self.source_names[batch.source], row["path"], "unreadable", row["error"]))
+                    quarantined.append(unusable(self.source_names[batch.source], row))
                 else:
-                    table.append(batch.source, candidate, row, batch=number)
+                    table.append(batch.source, owned(candidate, row), row, batch=number)
         images = table.finish()
         images.sort()
         return images, quarantined
@@ -184,21 +187,21 @@ class _Job:
             kept.check(images, splits, self.source_names)
         return splits, rejected + settled.quarantined, kept.warnings if kept else ()
 
-    def _fill(self, folder: Path, batches: list[Batch]) -> tuple[list[Quarantined], Sequence[str]]:
-        """Write manifest, arrays and quarantine; return what is in the quarantine, and what there is to say about the earlier pack."""
+    def _fill(self, folder: Path, batches: list[Batch]) -> tuple[int, list[Quarantined], Sequence[str]]:
+        """Write manifest, arrays and quarantine; return the images found, what is in the quarantine, and what there is to say about the earlier pack."""
         images, quarantined = self._collect(batches)
-        total = sum(map(len, batches))
-        _check_share([q for q in quarantined if q.reason == "unreadable"], total, self.spec.max_quarantine_share)
+        found = len(images) + len(quarantined)  # a volume is several images
+        decoded = found - sum(len(selection.quarantined) for selection in self.selections)
+        _check_share([q for q in quarantined if q.reason == "unreadable"], decoded, self.spec.max_quarantine_share)
         splits, rejected, warnings = self._place(images)
         quarantined += rejected
-        found = total + sum(len(selection.quarantined) for selection in self.selections)
         assert len(images) + len(quarantined) == found, "every image is in the pack or in the quarantine"
         write_rows(folder, images, splits, class_names=self.class_names, source_names=self.source_names)
         write_arrays(folder, batches, images, splits, shape=self.contract.shape, progress=partial(self.progress, "Writing"))
         with open(folder / "quarantine.jsonl", "w", encoding="ascii") as file:
             for entry in sorted(quarantined, key=lambda q: (q.source, q.path)):
                 file.write(f"{json.dumps(entry.__dict__, ensure_ascii=True)}\n")
-        return quarantined, warnings
+        return found, quarantined, warnings
 
     def _seal(self, folder: Path) -> tuple[str, list[Gate]]:
         settings = sources_to_dict(self.spec)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from ..core.errors import EmptyClassError, SourcesError
 from .archives import Archive, Member
 from .columns import Strings
-from .sources import SPLITS, PatientTable, Source, compile_regex, matcher
+from .sources import DICOM_PATIENT, SPLITS, PatientTable, Source, compile_regex, matcher
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
-"""What counts as an image by its name. Those that are neither JPEG nor PNG end in the quarantine, and are not silently left out."""
+"""What counts as an image by its name. Those that are not JPEG, PNG or DICOM end in the quarantine, and are not silently left out."""
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _FOLDER_HINT = "Give class patterns in a sources file: classes: {name: pattern}."
 
@@ -109,7 +109,7 @@ def select(source: Source, archive: Archive) -> Selection:
     quarantined: list[Quarantined] = []
     ignored = 0
     for member in members:
-        is_image = member.path.lower().endswith(IMAGE_ENDINGS)
+        is_image = member.path.lower().endswith(IMAGE_ENDINGS) or (source.patient == DICOM_PATIENT and _is_bare(member.path))
         if not is_image or not is_included(member.path):
             ignored += 1
         elif (class_name := class_of(member.path)) is None:
@@ -165,11 +165,17 @@ def _split_folder(path: str) -> str | None:
     return next((part for part in path.split("/")[:-1] if part in SPLITS), None)
 
 
+def _is_bare(path: str) -> bool:
+    """DICOM files on exported media have no ending; DICOMDIR is their index."""
+    name = path.split("/")[-1]
+    return "." not in name and name.upper() != "DICOMDIR"
+
+
 def _patient_rule(source: Source, archive: Archive, members: list[Member]) -> Callable[[str], str | None]:
     if source.patients is not None:
         table = _read_table(source.name, source.patients, archive, members)
         return lambda path: next((table[end] for end in _ends(path) if end in table), None)
-    if source.patient is None:
+    if source.patient is None or source.patient == DICOM_PATIENT:  # there the files name their patients when they are decoded
         return lambda path: path  # each image its own patient
     regex = compile_regex(source.patient)
 

@@ -31,6 +31,7 @@ from .original import is_datasets_config, sources_values
 
 _FORBID = ConfigDict(extra="forbid", validate_default=True)
 _UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
+DICOM_PATIENT = "dicom"
 SPLITS = ("train", "val", "test", "final_eval")
 """In the order of the pack's arrays."""
 
@@ -73,7 +74,8 @@ class Source:
     classes: dict[Name, Patterns] = Field(default_factory=dict)
     """{class: pattern or patterns}; left out: an image's class is the name of its folder."""
     patient: str | None = None
-    """Regular expression with a group named ``patient``, searched in the path inside the source."""
+    """Regular expression with a group named ``patient``, searched in the path inside the source. Or ``dicom``: each DICOM file's PatientID,
+    within its IssuerOfPatientID, replaced by a salted hash (data.pseudonym); files that name no patient are quarantined."""
     patients: PatientTable | None = None
     """Instead of ``patient``. With neither, each image counts as its own patient, and the audit says so."""
     split: Literal["assign", "keep", "auto"] = "assign"
@@ -158,8 +160,8 @@ def _check_rules(sources: Sources, where: str) -> None:
             matcher(patterns)
         if source.patient is not None and source.patients is not None:
             raise SourcesError(f"{where}: {source.name} has both 'patient' and 'patients'.", hint="Keep the one that tells the patient.")
-        if source.patient is not None and "patient" not in compile_regex(source.patient).groupindex:
-            raise SourcesError(f"{where}: the patient pattern of {source.name} has no group named patient.", hint="Write it as (?P<patient>...).")
+        if source.patient not in (None, DICOM_PATIENT) and "patient" not in compile_regex(source.patient).groupindex:
+            raise SourcesError(f"{where}: the patient pattern of {source.name} has no group named patient.", hint="Write it as (?P<patient>...), or dicom.")
 
 
 def _explain(error: ValidationError, where: str) -> ScanvitError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
-_MOST_BYTES = 256 * 2**20
+_MOST_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,30 +39,30 @@ class FilePrediction:
 
 
 def predict_files(run_or_file: Path | str, paths: Sequence[Path | str]) -> Iterator[FilePrediction]:
-    """One result a path, in the order given, as they become ready. A file that is no usable image gives a result with its error.
+    """One result a path, in the order given, as they become ready; of a volume one a frame, named ``path#0001`` and so on, as in a manifest.
+    A file that is no usable image gives a result with its error.
 
     Raises CheckpointError or RunMissingError where there is no model to load.
     """
     from ..model.checkpoint import load_model
 
     model = load_model(run_or_file)
-    remaining = iter(paths)
-    while batch := list(islice(remaining, _AT_ONCE)):
-        decoded = [_decode(path, model.contract) for path in batch]
-        pixels = [image for image in decoded if not isinstance(image, ImageError)]
+    images = ((name, image) for path in paths for name, image in _decode(path, model.contract))
+    while batch := list(islice(images, _AT_ONCE)):
+        pixels = [image for _, image in batch if not isinstance(image, ImageError)]
         probs = iter(softmax(infer(model, np.stack(pixels)))) if pixels else iter(())
-        for path, image in zip(batch, decoded, strict=True):
+        for name, image in batch:
             if isinstance(image, ImageError):
-                log.debug("%r: %s", str(path), image)
-                yield FilePrediction(image=str(path), error=image)
+                log.debug("%r: %s", name, image)
+                yield FilePrediction(image=name, error=image)
             else:
                 shares = (round(float(p), 6) for p in next(probs))
-                yield FilePrediction(image=str(path), probabilities=dict(zip(model.class_names, shares, strict=True)))
+                yield FilePrediction(image=name, probabilities=dict(zip(model.class_names, shares, strict=True)))
 
 
-def _decode(path: Path | str, contract: PixelContract) -> np.ndarray | ImageError:
-    """(C, H, W) uint8, or what is wrong with the file."""
-    from ..data.decode import decode_image
+def _decode(path: Path | str, contract: PixelContract) -> list[tuple[str, np.ndarray | ImageError]]:
+    """(name, (C, H, W) uint8) an image of the file, or (path, what is wrong with the file)."""
+    from ..data.decode import decode_frames
 
     path = Path(path)
     try:
@@ -71,9 +71,10 @@ def _decode(path: Path | str, contract: PixelContract) -> np.ndarray | ImageErro
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise ImageError(f"{str(path)!r} is larger than {_MOST_BYTES // 2**20} MiB.", hint="Give a single JPEG or PNG image.")
-        return decode_image(data, contract).pixels
-    except OSError as error:
-        return ImageError(f"{str(path)!r} cannot be read: {error.strerror or error}.", hint="Check the path and its permissions.")
-    except ImageError as error:
-        return error if repr(str(path)) in error.message else ImageError(f"{str(path)!r}: {error.message}", hint=error.hint)
+            raise ImageError(f"{str(path)!r} is larger than {_MOST_BYTES // 2**20} MiB.", hint="Give single images or volumes.")
+        return [(str(path) if image.frame is None else f"{path}#{image.frame:04d}", image.pixels) for image in decode_frames(data, contract)]
+    except OSError as cause:
+        error = ImageError(f"{str(path)!r} cannot be read: {cause.strerror or cause}.", hint="Check the path and its permissions.")
+    except ImageError as cause:
+        error = cause if repr(str(path)) in cause.message else ImageError(f"{str(path)!r}: {cause.message}", hint=cause.hint)
+    return [(str(path), error)]

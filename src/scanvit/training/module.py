@@ -26,7 +26,6 @@ class ClassificationModule(L.LightningModule):
     """A Vision Transformer with its recipe. With EMA on, validation, test and ``checkpoint.pth`` use the averaged weights."""
 
     class_weights: Tensor
-    train_sums: Tensor
 
     def __init__(self, experiment: Experiment, *, class_names: tuple[str, ...], contract: PixelContract, train_counts: Tensor) -> None:
         """``train_counts``: training images a class, (K,)."""
@@ -38,8 +37,8 @@ class ClassificationModule(L.LightningModule):
         self.train_images = int(train_counts.sum())
         weights = class_weights(train_counts.numpy(), experiment.loss)
         self.register_buffer("class_weights", torch.from_numpy(weights), persistent=False)
-        # Sums over the images of the unfinished epoch: loss, right answers, images.
-        self.register_buffer("train_sums", torch.zeros(3, dtype=torch.float64), persistent=False)
+        # Sums over this rank's images of the unfinished epoch: loss, right answers, images. No buffer: DDP overwrites those with rank zero's.
+        self.train_sums = torch.zeros(3, dtype=torch.float64)
         self.val_loss = MeanMetric()
         self.val_confusion = MulticlassConfusionMatrix(len(class_names))
         self.epoch_metrics: dict[str, float] = {}
@@ -60,6 +59,9 @@ class ClassificationModule(L.LightningModule):
         return self.evaluated(images)
 
     # Training
+
+    def on_fit_start(self) -> None:
+        self.train_sums = self.train_sums.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Augmentation and dropout become a function of (seed, step, rank): there is no random state to save or restore.
@@ -115,7 +117,7 @@ class ClassificationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         sums = torch.tensor(checkpoint["train_sums"], dtype=torch.float64)
-        self.train_sums.copy_(sums if self.global_rank == 0 else torch.zeros_like(sums))
+        self.train_sums = (sums if self.global_rank == 0 else torch.zeros_like(sums)).to(self.device)
 
     # Validation
 

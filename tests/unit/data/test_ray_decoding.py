@@ -35,19 +35,19 @@ def test_spans_hold_every_batch_once_in_order_and_one_source_each(side_px: int, 
 
 def test_a_source_that_a_node_does_not_see_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourcesError, match=r"nothing\.zip is not there on the node") as caught:
-        _decode_span(str(tmp_path / "nothing.zip"), 3, [], PixelContract(image_size_px=8), _versions())
+        _decode_span(str(tmp_path / "nothing.zip"), 3, [], PixelContract(image_size_px=8), None, _versions())
     assert "shared folder" in str(caught.value.hint)
 
 
 def test_another_file_under_the_same_path_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", train_images=np.zeros((1, 8, 8), np.uint8), train_labels=np.zeros((1, 1), np.uint8))
     with pytest.raises(SourcesError, match="another file on the node"):
-        _decode_span(str(tmp_path / "set.npz"), 3, [], PixelContract(image_size_px=8), _versions())
+        _decode_span(str(tmp_path / "set.npz"), 3, [], PixelContract(image_size_px=8), None, _versions())
 
 
 def test_another_decoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pillow is .* instead of 1\.0 on the node"):
-        _decode_span(str(tmp_path), None, [], PixelContract(image_size_px=8), _versions() | {"pillow": "1.0"})
+        _decode_span(str(tmp_path), None, [], PixelContract(image_size_px=8), None, _versions() | {"pillow": "1.0"})
 
 
 def test_without_ray_the_command_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
