@@ -174,7 +174,7 @@ def _layout(header: Any, max_pixels: int) -> _Layout:
 
 
 def _decode(data: bytes, header: Any, layout: _Layout) -> Iterator[np.ndarray]:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     decoder = get_decoder(layout.syntax)
     if not decoder.is_available:
