@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.contract import PixelContract
-from ..core.errors import ConfigError, EmptyClassError, QuarantineError, SourcesError
+from ..core.errors import EmptyClassError, QuarantineError, SourcesError
 from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
 from .decoding import Batch, Engine, decode_batches, open_work_folder, plan_batches, read_rows
@@ -90,10 +90,6 @@ def prepare(
     spec = _override(sources if isinstance(sources, Sources) else load_sources(sources), settings or {})
     if engine == "ray":
         require_ray()
-    if keep is not None and spec.near_duplicates == "move":
-        raise ConfigError(
-            "near_duplicates is 'move', but an earlier pack is kept: whom it knows cannot be moved.", hint="Use --near-duplicates drop, or leave --keep out."
-        )
     with output_lock(out):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)
