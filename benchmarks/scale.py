@@ -6,7 +6,8 @@ The images are noise of 16 x 16 pixels in a MedMNIST file that is written piece 
 own, which is the worst case for whatever is kept per patient. Every stage runs in a fresh process, so that its peak is its own. Two peaks are
 told: ``anonymous_mib``, what the process itself holds (sampled each 20 ms from /proc, so Linux only), and ``resident_mib``, the kernel's high-water
 mark, which also counts the pages of memory-mapped files that the system may take back at any time. ``baseline_mib`` is the anonymous
-memory after the imports. ``workers_mib`` is the resident peak of the largest decoding process.
+memory after the imports. ``workers_mib`` is the anonymous peak of the largest decoding process (the kernel's mark for children would
+count what the parent held when it started them).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 SIDE_PX = 16
 CLASSES = 9
@@ -82,13 +84,17 @@ STAGES = {"prepare": run_prepare, "audit": run_audit, "loader": run_loader}
 def measure(stage: str, folder: Path, workers: int) -> dict[str, float]:
     """Run one stage in this process."""
     action = STAGES[stage](folder, workers)
-    peak, done = [_anonymous_mib()], threading.Event()
+    baseline = _anonymous_mib()
+    peak, workers_peak, done = [baseline], [0.0], threading.Event()
 
     def watch() -> None:
+        rounds = 0
         while not done.wait(0.02):
             peak[0] = max(peak[0], _anonymous_mib())
+            rounds += 1
+            if rounds % 25 == 0:
+                workers_peak[0] = max([workers_peak[0], *(_anonymous_mib(child.pid) for child in psutil.Process().children(recursive=True))])
 
-    baseline = peak[0]
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.monotonic()
@@ -99,13 +105,16 @@ def measure(stage: str, folder: Path, workers: int) -> dict[str, float]:
         watcher.join()
     figures = {"time_s": time.monotonic() - start, "baseline_mib": baseline, "anonymous_mib": peak[0]}
     figures["resident_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures["workers_mib"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    figures["workers_mib"] = workers_peak[0]
     return {name: round(value, 1) for name, value in figures.items()}
 
 
-def _anonymous_mib() -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+def _anonymous_mib(pid: int | str = "self") -> float:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("RssAnon")), 0) / 1024
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return 0.0
 
 
 def benchmark(images: int, work: Path, workers: int, stages: list[str]) -> dict[str, Any]:

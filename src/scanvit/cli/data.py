@@ -166,14 +166,14 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: boo
             console.print(f"    {printable(f'{entry.source}: {entry.path}: {entry.detail}')}")
     for warning in summary.warnings:
         console.print(f"warning: {printable(warning)}", style="yellow")
-    show_gates(summary.gates, shown_path)
+    show_gates(summary.gates, pack=shown_path)
     reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
     console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
     if next_command:
         console.print(f"\nNext: scanvit train tiny --pack {shown_path}")
 
 
-def show_gates(gates: Sequence[Gate], pack: Path) -> None:
+def show_gates(gates: Sequence[Gate], *, pack: Path) -> None:
     """The audit of a pack that was just written."""
     console = _console()
     console.print(_gate_table(gates))

@@ -27,6 +27,6 @@ def extend(pack: Path, class_name: str, part: str, out: Path, overwrite: bool) -
     show_counts(summary.counts, summary.patients)
     gained = ", ".join(f"{split} {images:+,}" for split, images in summary.moved.items())
     click.echo(f"slice {part} of {class_name}: {summary.moved_patients:,} patients moved ({gained} images), {summary.left_patients:,} left in the pool")
-    show_gates(summary.gates, out)
+    show_gates(summary.gates, pack=out)
     click.echo(f"{out} in {summary.time_s:.1f} s\nfingerprint {summary.fingerprint}")
     click.echo(f"\nNext: scanvit train modern --pack {out} --run-dir RUN2\nthen: scanvit evaluate RUN2 and scanvit compare RUN RUN2")

@@ -104,9 +104,9 @@ def extend(pack: Path | str, out: Path | str, *, class_name: str, part: Slice, o
                 shutil.copyfile(parent.path / "quarantine.jsonl", folder / "quarantine.jsonl")
             fingerprint = seal_pack(folder, class_names=parent.class_names, contract=parent.contract, settings=settings)
             acknowledged = {str(gate["gate"]): str(gate["reason"]) for gate in parent.audit() if gate.get("reason")}
-            extended = Pack.open(folder)
-            gates = run_gates(extended, acknowledged=acknowledged)
-            write_audit(extended, gates)
+            child = Pack.open(folder)
+            gates = run_gates(child, acknowledged=acknowledged)
+            write_audit(child, gates)
     child, gained = Pack.open(out), split_sizes(after[moves])
     return ExtendSummary(
         pack=out,

@@ -27,8 +27,8 @@ FORMAT = 1
 MANIFEST = "manifest.parquet"
 HASHED = (MANIFEST, *(f"{split}.npy" for split in SPLITS))
 """The files that the fingerprint covers, in its order."""
-_PIECE_BYTES = 16 << 20
 _FINDING = ("gate", "title", "verdict", "figure", "figure_name", "threshold", "detail", "reason")
+_PIECE_BYTES = 16 << 20
 _MISSING_HINT = "Make one: scanvit data prepare SOURCES -o PACK"
 _CORRUPT_HINT = "Prepare the pack again."
 

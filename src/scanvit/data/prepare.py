@@ -20,17 +20,17 @@ from ..core.errors import EmptyClassError, QuarantineError, SourcesError
 from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
 from .decoding import Batch, Engine, decode_batches, open_work_folder, plan_batches, read_rows
+from .duplicates import find_duplicates
 from .file_rows import owned
 from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
-from .keep import Kept, look_up
+from .keep import look_up
 from .lineage import child_settings
 from .near_copies import Settled, settle_near_duplicates
 from .output import beside, make_way, output_lock, replacing
 from .pack import Pack, seal_pack
 from .pack_writer import write_arrays, write_rows
 from .ray_decoding import require_ray
-from .rejection import exact_duplicates
 from .selection import Quarantined, Selection, select
 from .sources import Sources, load_sources, sources_from_dict, sources_root, sources_to_dict
 from .splits import assign_splits
@@ -76,8 +76,9 @@ def prepare(
     """Make the pack ``out`` from a sources file, or from one folder, archive or .npz.
 
     ``root``: what the sources' paths are relative to, by default the folder of the sources file. ``settings``: replace values of the sources
-    file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core. ``engine``:
-    ray spreads the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where they are (data.keep).
+    file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core.
+    ``engine``: ray spreads the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where
+    they are (data.keep).
 
     The same sources, settings and earlier pack give the byte-identical pack, whatever decodes. Killed at any time and run again, it does not
     decode again what was finished. Raises SourcesError, ArchiveError, QuarantineError, EmptyClassError, PackError or StorageError; then no
@@ -173,10 +174,14 @@ class _Job:
         """The split of each image that stays in the table (codes, int8), what leaves it, and what there is to say about the earlier pack."""
         # Looked up before duplicates go: a copy that goes still tells where its patient belongs.
         kept = look_up(self.earlier, images, self.contract) if self.earlier else None
-        left, rejected = exact_duplicates(images, self.class_names, self.source_names, originals=kept.originals if kept else None)
-        kept = _keep_rows(images, left, kept)
+        left, rejected = _drop_duplicates(images, self.class_names, self.source_names, originals=kept.originals if kept else None)
+        if len(left) < len(images):
+            images.take(left)
+            kept = kept.take(left) if kept else None
         settled = settle_near_duplicates(images, self.spec.near_duplicates, placed=kept.assigned if kept else None, source_names=self.source_names)
-        kept = _keep_rows(images, settled.left, kept)
+        if len(settled.left) < len(images):
+            images.take(settled.left)
+            kept = kept.take(settled.left) if kept else None
         _check_classes(self.class_names, images)
         splits = _assign(images, self.spec, settled)
         if kept:
@@ -245,19 +250,34 @@ def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> N
         )
 
 
+def _drop_duplicates(
+    images: ImageTable, class_names: Sequence[str], source_names: Sequence[str], *, originals: np.ndarray | None
+) -> tuple[np.ndarray, list[Quarantined]]:
+    """The rows that stay, and the others. ``originals``: which of equal images is rather kept, bool (N,)."""
+    pixels, sources, paths, labels = images["pixels_sha256"], images.numpy("source"), images["path"], images.numpy("class")
+    # Whoever shares not even eight bytes of the digest with another has no equal: few are left to look at.
+    _, group, count = np.unique(images.digests("pixels_sha256")[:, :8].copy().view(np.uint64), return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(count[group.reshape(-1)] > 1)
+    if originals is not None:
+        suspects = suspects[np.argsort(~originals[suspects], kind="stable")]
+    rows = suspects.tolist()
+    rejected = find_duplicates([(pixels[row].as_py().hex(), class_names[labels[row]]) for row in rows])
+    stays = np.ones(len(images), bool)
+    quarantined = []
+    for index, (reason, kept) in sorted(rejected.items(), key=lambda item: rows[item[0]]):
+        row, other_row = rows[index], rows[kept]
+        stays[row] = False
+        other = f"{source_names[sources[other_row]]}: {paths[other_row]}"
+        detail = f"the same as {other}" if reason == "duplicate" else f"{class_names[labels[row]]} here, {class_names[labels[other_row]]} in {other}"
+        quarantined.append(Quarantined(source_names[sources[row]], str(paths[row]), reason, detail))
+    return np.flatnonzero(stays), quarantined
+
+
 def _check_classes(class_names: Sequence[str], images: ImageTable) -> None:
     counts = np.bincount(images.numpy("class"), minlength=len(class_names)).tolist()
     if 0 in counts:
         name = class_names[counts.index(0)]
         raise EmptyClassError(f"The class {name!r} has no image left: all are in the quarantine.", hint="Mend its files, or remove the class.")
-
-
-def _keep_rows(images: ImageTable, rows: np.ndarray, kept: Kept | None) -> Kept | None:
-    """Leave these rows in the table, and in what is known of them from an earlier pack."""
-    if len(rows) == len(images):
-        return kept
-    images.take(rows)
-    return kept.take(rows) if kept else None
 
 
 def _assign(images: ImageTable, spec: Sources, settled: Settled) -> np.ndarray:

@@ -12,9 +12,9 @@ from ..core.events import metric_history
 from ..core.loading import experiment_to_dict, flatten, load_experiment
 from ..pages import figures
 from ..storage.atomic import write_text
+from .common_images import score_common_images
 from .page import render
 from .scores import Scores
-from .shared_images import score_common_images
 
 _NOT_COMPARED = {"name", "description", "data.pack"}
 
