@@ -33,8 +33,8 @@ def draw(count: int, kind: str) -> np.ndarray:
     random = np.random.default_rng(0)
     shared = random.integers(0, 2**64, (5000, 4), dtype=np.uint64)
     hashes = np.empty((count, 4), np.uint64)
-    for start in range(0, count, 50_000):
-        part = hashes[start : start + 50_000]
+    for start in range(0, count, 5_000):
+        part = hashes[start : start + 5_000]
         if kind == "even":
             part[:] = random.integers(0, 2**64, part.shape, dtype=np.uint64)
         else:

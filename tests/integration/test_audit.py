@@ -122,6 +122,26 @@ def test_copies_follow_an_image_whose_split_is_kept(tmp_path: Path) -> None:
     assert len(dropped.quarantined["near-duplicate"]) == 30
 
 
+def test_copies_follow_an_original_of_an_earlier_pack(tmp_path: Path) -> None:
+    for number in range(90):
+        (tmp_path / "scans" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scans" / "ab"[number % 2] / f"p{number:03d}_0.png").write_bytes(encoded(scan(number)))
+    values = {"sources": [{"name": "s", "path": "scans", "patient": "(?P<patient>[a-z][0-9]+)_"}]}
+    (tmp_path / "sources.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    first = prepare(tmp_path / "sources.yaml", tmp_path / "first", workers=1)
+    for number in range(30):  # the copies sort before their originals
+        (tmp_path / "scans" / "ab"[number % 2] / f"c{number:03d}_0.jpeg").write_bytes(encoded(scan(number), "JPEG", quality=70))
+    before = {row["path"]: row["split"] for row in Pack.open(first.pack).manifest.to_pylist()}
+    for choice in ("move", "drop"):
+        settings = {"near_duplicates": choice}
+        summary = prepare(tmp_path / "sources.yaml", tmp_path / choice, keep=first.pack, settings=settings, workers=1)
+        after = {row["path"]: row["split"] for row in Pack.open(summary.pack).manifest.to_pylist()}
+        assert before.items() <= after.items()
+        copies = {path: split for path, split in after.items() if path not in before}
+        assert len(copies) == (30 if choice == "move" else 0)
+        assert all(split == before[path.replace("/c", "/p").replace("jpeg", "png")] for path, split in copies.items())
+
+
 def test_the_option_of_the_command(sources: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "prepare", str(sources), "-o", str(sources.parent / "pack"), "--near-duplicates", "drop"]) == 0
     assert "near-duplicate: 20" in capfd.readouterr().out

@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from scanvit.core.errors import ConfigError
+from scanvit.core.errors import ConfigError, PackCorruptError
 from scanvit.data.audit import GATES, audit, run_gates
-from scanvit.data.pack import Pack
+from scanvit.data.pack import MANIFEST, Pack
 
 MakePack = Callable[..., Path]
 Rows = list[tuple[str, str, str, str]]
@@ -105,3 +107,14 @@ def test_findings_are_lean_and_leave_out_what_does_not_apply(make_pack: MakePack
     (folder / "audit.json").write_text(json.dumps(stored), encoding="utf-8")
     (finding,) = Pack.open(folder).findings()
     assert set(finding) == {"gate", "title", "verdict", "figure", "figure_name", "threshold", "detail", "reason"}
+
+
+def test_a_hash_that_is_none_is_told(make_pack: MakePack) -> None:
+    folder = make_pack(balanced())
+    pack = Pack.open(folder)
+    table = pq.read_table(folder / MANIFEST)
+    column = table.schema.get_field_index("perceptual_hash")
+    values = ["no hash", *table["perceptual_hash"].to_pylist()[1:]]
+    pq.write_table(table.set_column(column, table.schema.field(column), pa.array(values)), folder / MANIFEST, compression="zstd", store_schema=False)
+    with pytest.raises(PackCorruptError, match=r"perceptual hash|hexadecimal"):
+        run_gates(pack)
