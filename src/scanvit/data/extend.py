@@ -103,9 +103,8 @@ def extend(pack: Path | str, out: Path | str, *, class_name: str, part: Slice, o
             if (parent.path / "quarantine.jsonl").is_file():
                 shutil.copyfile(parent.path / "quarantine.jsonl", folder / "quarantine.jsonl")
             fingerprint = seal_pack(folder, class_names=parent.class_names, contract=parent.contract, settings=settings)
-            acknowledged = {str(gate["gate"]): str(gate["reason"]) for gate in parent.audit() if gate.get("reason")}
             child = Pack.open(folder)
-            gates = run_gates(child, acknowledged=acknowledged)
+            gates = run_gates(child, acknowledged=parent.acknowledged())
             write_audit(child, gates)
     child, gained = Pack.open(out), split_sizes(after[moves])
     return ExtendSummary(
