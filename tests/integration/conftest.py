@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
@@ -53,3 +58,67 @@ def scanvit(tmp_path: Path) -> Iterator[Scanvit]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+class ObjectStore:
+    """A real Swift with its S3 API, on loopback, started by the script beside the checkout."""
+
+    def __init__(self, script: Path, folder: Path, port: int) -> None:
+        self.script, self.folder, self.port = script, folder, port
+
+    def start(self) -> None:
+        done = subprocess.run([self.script, "start", self.folder, str(self.port)], capture_output=True, text=True, timeout=280)
+        if done.returncode:
+            pytest.skip(f"the object store does not start here: {(done.stdout + done.stderr)[-300:]}")
+
+    def stop(self) -> None:
+        pids = [int(pid) for pid in (self.folder / "pids").read_text().split()]
+        subprocess.run([self.script, "stop", self.folder], capture_output=True, timeout=30)
+        until = time.monotonic() + 10
+        while any(map(_is_running, pids)) and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        """Of a client that goes to ``port`` (a proxy's) instead of the server's."""
+        address = f"http://127.0.0.1:{port or self.port}"
+        swift = {"ST_AUTH": f"{address}/auth/v1.0", "ST_USER": "test:tester", "ST_KEY": "testing"}
+        s3 = {"AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1"}
+        return swift | s3
+
+    def put(self, container: str, names: dict[str, bytes]) -> None:
+        """Objects of any name, by Swift's own interface: what a hostile or careless neighbour may upload."""
+        credentials = {"X-Storage-User": "test:tester", "X-Storage-Pass": "testing"}
+        answer = urlopen(Request(f"http://127.0.0.1:{self.port}/auth/v1.0", headers=credentials), timeout=20)
+        url, token = answer.headers["X-Storage-Url"], {"X-Auth-Token": answer.headers["X-Auth-Token"]}
+        answer.close()
+        for path, data in {"": b"", **names}.items():
+            target = f"{url}/{container}" + (f"/{quote(path, safe='')}" if path else "")
+            urlopen(Request(target, data=data, method="PUT", headers=token | {"Content-Type": "application/octet-stream"}), timeout=20).close()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    script = SOURCES.parents[1] / "shared" / "platform" / "objstore.sh"
+    if not script.is_file():
+        pytest.skip("the script that starts an object store is not beside this checkout (../shared/platform/objstore.sh)")
+    store = ObjectStore(script, tmp_path_factory.mktemp("objects"), _free_ports(5))
+    store.start()
+    yield store
+    store.stop()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # where nobody reaps them
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _free_ports(count: int) -> int:
+    """The first of ``count`` ports in a row that nobody listens on."""
+    for first in range(21000 + os.getpid() % 5000, 60000, count):
+        with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                sockets.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    pytest.skip("no free ports")

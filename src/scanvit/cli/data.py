@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import printable
+from .objects import ls, mount, pull, push
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +34,10 @@ _COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow"}
 @click.group(epilog=_EPILOG)
 def data() -> None:
     """Make and audit packs of decoded images."""
+
+
+for _command in (pull, push, mount, ls):
+    data.add_command(_command)
 
 
 @data.command()

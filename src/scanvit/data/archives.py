@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import ArchiveError, SourcesError
+from ..storage.workplace import WORK_FOLDER, is_unfinished
 
 # What the readers of zip, tar, gzip and npy raise for damaged bytes.
 _BROKEN = (
@@ -130,6 +131,10 @@ class Folder(Archive):
         with reading(self.path):
             for folder, folders, files in os.walk(self.path, followlinks=False, onerror=_raise):
                 folders.sort()
+                if WORK_FOLDER in folders:
+                    if is_unfinished(Path(folder)):
+                        raise SourcesError(f"{folder} holds an unfinished pull.", hint=f"Repeat the pull, or remove {os.path.join(folder, WORK_FOLDER)}.")
+                    folders.remove(WORK_FOLDER)
                 for name in sorted(files):
                     file = os.path.join(folder, name)
                     stat = os.lstat(file)

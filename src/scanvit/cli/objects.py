@@ -1,0 +1,215 @@
+"""``scanvit data pull``, ``push``, ``mount`` and ``ls``: images in an object store (Swift or S3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import printable
+
+if TYPE_CHECKING:
+    from ..storage.remote import RemoteObject
+    from ..storage.transfer import Transfer
+
+_Row = tuple[str, int | None, int | None]  # name, bytes, number of objects
+_DATA_PATH = "/mnt/object"
+_REMOTE = "REMOTE:PATH"
+_ENVIRONMENT = """\b
+REMOTE:PATH is swift:CONTAINER[/FOLDER] or s3:BUCKET[/FOLDER]. Credentials come from the environment alone:
+  swift  OS_AUTH_URL, OS_APPLICATION_CREDENTIAL_ID, OS_APPLICATION_CREDENTIAL_SECRET, OS_REGION_NAME
+         or ST_AUTH, ST_USER, ST_KEY (version 1)
+  s3     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION
+"""
+
+_remote_argument = click.argument("remote", metavar=_REMOTE)
+_folder_argument = click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path), envvar="DATA_PATH", default=Path(_DATA_PATH))
+_engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "rclone", "pyarrow"]),
+    default="auto",
+    show_default=True,
+    help="auto: rclone where it is installed; pyarrow knows s3 alone.",
+)
+
+
+@click.command(epilog=_ENVIRONMENT)
+@_remote_argument
+@_folder_argument
+@_engine_option
+def pull(remote: str, folder: Path, engine: str) -> None:
+    """Copy objects into a folder, checked by checksum.
+
+    DIR is by default $DATA_PATH, else /mnt/object. Interrupted, the same command goes on where it stopped; complete, it copies nothing. Files of
+    other content under the same names are replaced, other files stay.
+    """
+    from ..storage.remote import parse_remote
+    from ..storage.transfer import open_store
+    from ..storage.transfer import pull as pull_objects
+
+    with _stoppable(), _copy_progress() as progress:
+        done = pull_objects(open_store(parse_remote(remote), os.environ, engine=engine), folder, progress=progress)
+    _tell(done, f"in {folder}")
+    click.echo(f"\nNext: scanvit data prepare {folder} -o packs/mine")
+
+
+@click.command(epilog=_ENVIRONMENT)
+@_remote_argument
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--create", is_flag=True, help="Make the bucket where it is missing.")
+@_engine_option
+def push(remote: str, folder: Path, create: bool, engine: str) -> None:
+    """Copy a folder (or one file) into an object store, checked by checksum.
+
+    Interrupted, the same command goes on where it stopped; complete, it copies nothing. Objects of other content under the same names are
+    replaced, other objects stay. Links are refused.
+    """
+    from ..storage.remote import parse_remote
+    from ..storage.transfer import open_store
+    from ..storage.transfer import push as push_files
+
+    with _stoppable(), _copy_progress() as progress:
+        done = push_files(open_store(parse_remote(remote), os.environ, engine=engine), folder, create=create, progress=progress)
+    _tell(done, f"in {remote}")
+    if done.empty_folders:
+        click.echo(f"{done.empty_folders:,} empty folders are not there: an object store has none.")
+
+
+@click.command(epilog=_ENVIRONMENT)
+@_remote_argument
+@_folder_argument
+@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where read files are kept.  [default: the user's cache folder]")
+@click.option("--daemon", is_flag=True, help="Return, and leave the mount until it is unmounted.")
+def mount(remote: str, folder: Path, cache: Path | None, daemon: bool) -> None:
+    """Mount objects as a read-only folder, until Ctrl-C (needs rclone and FUSE).
+
+    DIR is by default $DATA_PATH, else /mnt/object; it must be empty or new.
+    """
+    from ..core.errors import PreemptedError
+    from ..storage.mount import mount as mount_objects
+    from ..storage.remote import parse_remote
+
+    end = f"Unmount it by: fusermount3 -u {folder}" if daemon else "Ctrl-C unmounts it."
+    with _stoppable(), suppress(*(() if daemon else (KeyboardInterrupt, PreemptedError))):  # the usual ends of a mount
+        mount_objects(
+            parse_remote(remote), folder, os.environ, cache=cache, daemon=daemon, on_ready=lambda: click.echo(f"{remote} is at {folder}, read-only. {end}")
+        )
+
+
+@click.command(epilog=_ENVIRONMENT)
+@_remote_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with size in bytes and number of objects.")
+@_engine_option
+def ls(remote: str, as_json: bool, engine: str) -> None:
+    """List the folders and objects at REMOTE:PATH, or the buckets of REMOTE:."""
+    from ..storage.failures import missing
+    from ..storage.remote import parse_remote
+    from ..storage.transfer import open_store
+
+    place = parse_remote(remote, whole_store=True)
+    with _stoppable():
+        store = open_store(place, os.environ, engine=engine)
+        rows: list[_Row] = _rows(store.listing(checksums=False).objects) if place.bucket else [(f"{name}/", None, None) for name in store.top()]
+    if place.prefix and not rows:
+        raise missing(place)
+    if as_json:
+        for name, size_bytes, objects in rows:
+            click.echo(json.dumps({"name": name, "size_bytes": size_bytes, "objects": objects}))
+    else:
+        _table(rows)
+
+
+def _rows(objects: tuple[RemoteObject, ...]) -> list[_Row]:
+    """(name, bytes, number of objects), one row for a folder with all below it and one for an object."""
+    sums: dict[str, tuple[int, int]] = {}
+    for item in objects:
+        first, slash, _ = item.name.partition("/")
+        size_bytes, count = sums.get(first + slash, (0, 0))
+        sums[first + slash] = size_bytes + item.size_bytes, count + 1
+    return [(name, size_bytes, count) for name, (size_bytes, count) in sorted(sums.items())]
+
+
+def _table(rows: list[_Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_footer=True)
+    table.add_column("name", "all", overflow="fold")
+    table.add_column("size", _size(sum(row[1] or 0 for row in rows)), justify="right")
+    table.add_column("objects", f"{sum(row[2] or 0 for row in rows):,}", justify="right")
+    for name, size_bytes, count in rows:
+        table.add_row(Text(printable(name)), "" if size_bytes is None else _size(size_bytes), "" if count is None else f"{count:,}")
+    Console(highlight=False, markup=False).print(table)
+
+
+def _tell(done: Transfer, where: str) -> None:
+    there = done.objects - done.copied
+    click.echo(f"{done.objects:,} objects, {_size(done.size_bytes)} {where}: {done.copied:,} copied, {there:,} there already, all checked; {done.time_s:.1f} s")
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size_bytes < 1000 or unit == "TB":
+            break
+        size_bytes /= 1000
+    return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as an error does, so that programs are stopped, mounts undone and secrets removed."""
+    from ..core.errors import PreemptedError
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise PreemptedError(f"Stopped by {signal.Signals(number).name}.", hint="Run the same command again: it goes on where it stopped.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _copy_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A function to call with (stage, done, total): a bar on a terminal, a plain line at each tenth elsewhere. Shown on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield _PlainLines()
+        return
+    with Progress(TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=console) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, shown="")
+            bar.update(tasks[stage], completed=done, total=total, shown=_progress_text(stage, done, total))
+
+        yield show
+
+
+class _PlainLines:
+    def __init__(self) -> None:
+        self._shown: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 10
+        if tenth > self._shown.get(stage, 0):
+            self._shown[stage] = tenth
+            click.echo(f"{stage.lower()}: {_progress_text(stage, done, total)}", err=True)
+
+
+def _progress_text(stage: str, done: int, total: int) -> str:
+    return f"{_size(done)} of {_size(total)}" if stage == "Copying" else f"{done:,} of {total:,}"
