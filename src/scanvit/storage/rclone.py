@@ -141,19 +141,23 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 @contextmanager
 def private_configuration(credentials: Credentials) -> Iterator[Path]:
     """A configuration file that only this user may read, in memory where the machine has such a place; gone when the block ends."""
+    settings = {"type": credentials.kind} | dict(credentials.settings)
+    if unfit := [name for name, value in settings.items() if value.startswith(("`", '"""')) or "%(" in value]:
+        raise StorageError(f"rclone's configuration cannot hold the value given for {unfit[0]}.", hint="It has %( in it, or starts with a quote of rclone's.")
+    lines = [f"[{credentials.kind}]", *(f"{name} = {value}" for name, value in settings.items())]
+    with _private_file("rclone.conf", lines) as path:
+        yield path
+
+
+@contextmanager
+def _private_file(name: str, lines: Iterable[str]) -> Iterator[Path]:
     root = _private_root()
     _sweep(root)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PRIVATE_PREFIX}{os.getpid()}-", dir=root))  # mode 0700
     try:
-        path = folder / "rclone.conf"
-        settings = {"type": credentials.kind} | dict(credentials.settings)
-        if unfit := [name for name, value in settings.items() if value.startswith(("`", '"""')) or "%(" in value]:
-            raise StorageError(
-                f"rclone's configuration cannot hold the value given for {unfit[0]}.", hint="It has %( in it, or starts with a quote of rclone's."
-            )
-        lines = [f"[{credentials.kind}]", *(f"{name} = {value}" for name, value in settings.items())]
+        path = folder / name
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+            file.writelines(f"{line}\n" for line in lines)
         yield path
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,10 +196,9 @@ def _copy_options(names: str) -> list[str]:
 
 @contextmanager
 def _name_list(names: Iterable[str]) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", prefix="scanvit-names-", suffix=".txt", encoding="utf-8") as file:
-        file.write("".join(f"{name}\n" for name in names))
-        file.flush()
-        yield file.name
+    """Names of files may tell of patients."""
+    with _private_file("names.txt", names) as path:
+        yield str(path)
 
 
 def _log_entry(raw: bytes) -> dict[str, Any]:
