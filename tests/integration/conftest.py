@@ -21,6 +21,11 @@ import pytest
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
 
+def _heed_interrupts() -> None:
+    """A shell starts background jobs with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Scanvit:
     """Starts ``scanvit`` commands. Whatever is still running at a test's end is killed."""
 
@@ -38,6 +43,7 @@ class Scanvit:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         self.processes.append(process)
         return process
