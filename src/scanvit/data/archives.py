@@ -14,11 +14,14 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from ..core.errors import ArchiveError, SourcesError
 from ..storage.workplace import WORK_FOLDER, is_unfinished
@@ -68,15 +71,22 @@ class Member:
 
 
 class Archive(ABC):
-    """``members`` and ``read`` go through the members in the same order, at every call."""
+    """``members`` and ``read`` go through the members in the same order, at every call, and hold one at a time."""
 
     def __init__(self, path: Path, limits: ArchiveLimits) -> None:
         self.path = path
         self.limits = limits
 
+    def members(self) -> Iterator[Member]:
+        """All regular members. Raises ArchiveError for a hostile or broken archive, at its end at the latest."""
+        names = MemberNames(self.limits)
+        yield from self._list(names)
+        if suspects := names.repeated():
+            for _ in self._list(MemberNames(self.limits, suspects)):
+                pass
+
     @abstractmethod
-    def members(self) -> list[Member]:
-        """All regular members. Raises ArchiveError for a hostile or broken archive."""
+    def _list(self, names: MemberNames) -> Iterator[Member]: ...
 
     @abstractmethod
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
@@ -111,8 +121,8 @@ def open_archive(path: Path, *, limits: ArchiveLimits | None = None) -> Archive:
 class Folder(Archive):
     """Links are not followed and not read: nothing outside the folder gets in."""
 
-    def members(self) -> list[Member]:
-        return [Member(path, size) for path, _, size, _ in self._files()]
+    def _list(self, names: MemberNames) -> Iterator[Member]:
+        return (Member(path, size) for path, _, size, _ in self._files(names))
 
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
         for path, file, size_bytes, _ in self._files():
@@ -127,9 +137,9 @@ class Folder(Archive):
             listing.update(f"{path}|{size}|{mtime}\n".encode())
         return f"{self.path.resolve()}|{listing.hexdigest()}"
 
-    def _files(self) -> Iterator[tuple[str, str, int, int]]:
+    def _files(self, names: MemberNames | None = None) -> Iterator[tuple[str, str, int, int]]:
         """(path, real path, size, time of change in ns) in the order of the paths."""
-        names = MemberNames(self.limits)  # sizes are not judged: nothing is packed here
+        names = names or MemberNames(self.limits, ())
         with reading(self.path):
             for folder, folders, files in os.walk(self.path, followlinks=False, onerror=_raise):
                 folders.sort()
@@ -141,25 +151,26 @@ class Folder(Archive):
                     file = os.path.join(folder, name)
                     stat = os.lstat(file)
                     is_plain = (stat.st_mode & 0o170000) == 0o100000
+                    # Sizes are not judged: nothing is packed here.
                     if is_plain and (path := names.accept(os.path.relpath(file, self.path), 0, backslash=False)):
                         yield path, file, stat.st_size, stat.st_mtime_ns
 
 
 class ZipArchive(Archive):
-    def members(self) -> list[Member]:
+    def _list(self, names: MemberNames) -> Iterator[Member]:
         with reading(self.path), zipfile.ZipFile(self.path) as archive:
-            return [Member(path, info.file_size) for path, info in self._infos(archive)]
+            for path, info in self._infos(archive, names):
+                yield Member(path, info.file_size)
 
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
         with reading(self.path), zipfile.ZipFile(self.path) as archive:
-            for path, info in self._infos(archive):
+            for path, info in self._infos(archive, MemberNames(self.limits, ())):
                 if path in wanted:
                     with archive.open(info) as stream:
                         data = _read_capped(stream, path, info.file_size, self.limits)
                     yield path, data
 
-    def _infos(self, archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
-        names, infos, packed_bytes = MemberNames(self.limits), [], self.path.stat().st_size
+    def _infos(self, archive: zipfile.ZipFile, names: MemberNames) -> Iterator[tuple[str, zipfile.ZipInfo]]:
         for info in archive.infolist():
             # orig_filename: zipfile itself cuts filename at a NUL.
             if info.is_dir() and "\0" not in info.orig_filename:
@@ -171,19 +182,18 @@ class ZipArchive(Archive):
                 raise ArchiveError(f"{info.filename!r} in {self.path} is encrypted.", hint="Unpack the archive with its password into a folder first.")
             if path := names.accept(info.orig_filename, info.file_size):
                 self.limits.check_ratio(info.file_size, info.compress_size, f"{path!r} in {self.path}")
-                infos.append((path, info))
-        self.limits.check_ratio(names.total_bytes, packed_bytes, str(self.path))
-        return infos
+                yield path, info
+        self.limits.check_ratio(names.total_bytes, self.path.stat().st_size, str(self.path))
 
 
 class TarArchive(Archive):
     """Plain or gzip. A compressed one is read from its beginning each time, up to the checksum at its end."""
 
-    def members(self) -> list[Member]:
-        return [Member(path, info.size) for path, info, _ in self._walk()]
+    def _list(self, names: MemberNames) -> Iterator[Member]:
+        return (Member(path, info.size) for path, info, _ in self._walk(names))
 
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
-        for path, info, archive in self._walk():
+        for path, info, archive in self._walk(MemberNames(self.limits, ())):
             if path in wanted:
                 with reading(self.path):
                     stream = archive.extractfile(info)
@@ -191,8 +201,7 @@ class TarArchive(Archive):
                     data = _read_capped(stream, path, info.size, self.limits)
                 yield path, data
 
-    def _walk(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
-        names = MemberNames(self.limits)
+    def _walk(self, names: MemberNames) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
         with reading(self.path), _open_tar(self.path) as file:
             stream: Any = _CountedStream(file, self.path, self.limits)
             with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as archive:
@@ -209,12 +218,24 @@ class TarArchive(Archive):
 
 
 class MemberNames:
-    """Judges names and sizes one after another."""
+    """Judges names and sizes one after another.
 
-    def __init__(self, limits: ArchiveLimits) -> None:
-        self._limits = limits
+    Names that stand twice are found in two walks, so that a million names need not be held: the first keeps 64 bits of each (``repeated``),
+    the second only the names that these bits cast suspicion on.
+    """
+
+    def __init__(self, limits: ArchiveLimits, suspects: Container[int] | None = None) -> None:
+        """``suspects``: hashes of names; those alone are looked at again. None for the first walk."""
+        self._limits, self._suspects = limits, suspects
+        self._hashes = array("q")
         self._seen: set[str] = set()
-        self.total_bytes = 0
+        self._members = self.total_bytes = 0
+
+    def repeated(self) -> set[int]:
+        hashes = np.array(self._hashes, np.int64)
+        self._hashes = array("q")
+        hashes.sort()
+        return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
     def check(self, name: str, *, backslash: bool = True) -> str:
         """The name with forward slashes. Raises ArchiveError where it would leave the folder."""
@@ -231,15 +252,21 @@ class MemberNames:
         """The path, or None for what an operating system leaves behind. Raises ArchiveError."""
         path = self.check(name, backslash=backslash)
         parts = path.split("/")
-        if not path or path in self._seen:
-            raise _refuse(f"{name!r} stands in it twice" if path else f"a member has the empty name {name!r}")
-        self._seen.add(path)
+        if not path:
+            raise _refuse(f"a member has the empty name {name!r}")
+        if self._suspects is None:
+            self._hashes.append(hash(path))
+        elif hash(path) in self._suspects:
+            if path in self._seen:
+                raise _refuse(f"{name!r} stands in it twice")
+            self._seen.add(path)
+        self._members += 1
         self.total_bytes += size_bytes
         if size_bytes > self._limits.member_bytes or size_bytes < 0:
             raise _refuse(f"{path!r} unpacks to {size_bytes:,} bytes")
         if self.total_bytes > self._limits.total_bytes:
             raise _refuse(f"with {path!r} it unpacks to {self.total_bytes:,} bytes")
-        if len(self._seen) > self._limits.members:
+        if self._members > self._limits.members:
             raise _refuse(f"with {path!r} it holds more than {self._limits.members:,} members")
         return None if "__MACOSX" in parts or parts[-1].lower() in _SYSTEM_FILES or parts[-1].startswith("._") else path
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from ..core.contract import PixelContract
 from ..core.errors import ConfigError, PackCorruptError, PackError, PackMissingError, PackVersionError
 from ..storage.atomic import write_json
 from ..storage.checksum import sha256_file
+from ..storage.scratch import Spool, pieces_of
+from .columns import Strings, encode
 from .manifest import SCHEMA
 from .sources import SPLITS
 
@@ -29,6 +32,7 @@ HASHED = (MANIFEST, *(f"{split}.npy" for split in SPLITS))
 """The files that the fingerprint covers, in its order."""
 _FINDING = ("gate", "title", "verdict", "figure", "figure_name", "threshold", "detail", "reason")
 _PIECE_BYTES = 16 << 20
+_BATCH_IMAGES = 1 << 14
 _MISSING_HINT = "Make one: scanvit data prepare SOURCES -o PACK"
 _CORRUPT_HINT = "Prepare the pack again."
 
@@ -102,17 +106,31 @@ class Pack:
 
     def targets(self, split: str) -> np.ndarray:
         """int64 (N,), in the order of the array."""
-        column = self.rows(split, "class_name")["class_name"].combine_chunks().dictionary_encode()
-        try:
-            codes = np.array([self.class_names.index(name) for name in column.dictionary.to_pylist()], dtype=np.int64)
-        except ValueError as cause:
-            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {cause}.", hint=_CORRUPT_HINT) from None
-        return codes[column.indices.to_numpy()] if len(codes) else np.zeros(0, np.int64)
+        start, size = self.start(split), self.size(split)
+        targets, position = np.empty(size, np.int64), 0
+        for batch in self.batches("class_name"):
+            here = slice(max(start - position, 0), max(min(start + size - position, len(batch)), 0))
+            if here.start < here.stop:
+                targets[position + here.start - start : position + here.stop - start] = self.class_codes(batch["class_name"][here])
+            position += len(batch)
+        return targets
+
+    def class_codes(self, column: pa.Array) -> np.ndarray:
+        """int64: class names as indices into ``class_names``. Raises PackCorruptError for an unknown one."""
+        codes = pc.index_in(column, value_set=pa.array(self.class_names, pa.string()))
+        if codes.null_count:
+            unknown = column.filter(pc.is_null(codes))[0].as_py()
+            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {unknown!r}.", hint=_CORRUPT_HINT)
+        found: np.ndarray = codes.to_numpy().astype(np.int64)
+        return found
+
+    def start(self, split: str) -> int:
+        """The row of the manifest at which the split begins."""
+        return sum(self.size(earlier) for earlier in SPLITS[: SPLITS.index(_known(split))])
 
     def rows(self, split: str, *columns: str) -> pa.Table:
         """The manifest's rows of one split, in the order of its array. ``columns``: those to read; left out, all."""
-        start = sum(self.size(earlier) for earlier in SPLITS[: SPLITS.index(_known(split))])
-        return (self.columns(*columns) if columns else self.manifest).slice(start, self.size(split))
+        return (self.columns(*columns) if columns else self.manifest).slice(self.start(split), self.size(split))
 
     @cached_property
     def manifest(self) -> pa.Table:
@@ -120,33 +138,80 @@ class Pack:
         return self.columns(*SCHEMA.names)
 
     def columns(self, *names: str) -> pa.Table:
-        """Some columns of the manifest, read anew at each call. Raises PackCorruptError."""
+        """Some columns of the manifest, whole, read anew at each call. Raises PackCorruptError."""
+        return pa.Table.from_batches(self.batches(*names), pa.schema([SCHEMA.field(name) for name in names]))
+
+    def strings(self, name: str) -> pa.LargeStringArray:
+        """A column of strings, in a scratch file where it is long."""
+        column = Strings()
+        for batch in self.batches(name):
+            column.extend(batch[name].cast(pa.large_string()))
+        return column.arrow()
+
+    def batches(self, *names: str) -> Iterator[pa.RecordBatch]:
+        """Some columns of the manifest, some thousand rows at a time. Raises PackCorruptError, at the end at the latest."""
         wanted = list(dict.fromkeys((*names, "split", "row")))
-        try:
+        position = 0
+        for batch in self._read(wanted):
+            if not self._is_in_order(batch, position):
+                raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
+            position += len(batch)
+            yield batch.select(list(names))
+        if position != sum(map(self.size, SPLITS)):
+            raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
+
+    def look_up(self, rows: Sequence[int] | np.ndarray, *names: str) -> list[dict[str, Any]]:
+        """Some columns of a few rows of the manifest, in the order of ``rows``."""
+        order = np.argsort(rows, kind="stable")
+        found: list[dict[str, Any]] = [{}] * len(order)
+        with self._damage_told(), pq.ParquetFile(self.path / MANIFEST) as file:
+            ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
+            group_of = np.searchsorted(ends, np.asarray(rows)[order], side="right")
+            for group in np.unique(group_of).tolist():
+                table, start = file.read_row_group(group, list(names)), ends[group] - file.metadata.row_group(group).num_rows
+                table.validate(full=True)
+                mine = order[group_of == group]
+                for place, row in zip(mine.tolist(), table.take(pa.array(np.asarray(rows)[mine] - start)).to_pylist(), strict=True):
+                    found[place] = row
+        return found
+
+    def _read(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        with self._damage_told():
             file = pq.ParquetFile(self.path / MANIFEST)
             known = file.schema_arrow.equals(SCHEMA)
-            table = file.read(wanted) if known else None
-            if table is not None:
-                table.validate(full=True)  # reading leaves damaged strings as they are
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as cause:
-            raise PackCorruptError(f"{self.path / MANIFEST} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
-        if table is None:
+        if not known:
             raise PackCorruptError(f"{self.path / MANIFEST} does not hold the columns of format {FORMAT}.", hint=_CORRUPT_HINT)
-        if not self._is_in_order(table):
-            raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
-        return table.select(list(names))
+        with file:
+            batches = file.iter_batches(_BATCH_IMAGES, columns=names, use_threads=False)
+            while True:
+                with self._damage_told():
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    batch.validate(full=True)  # reading leaves damaged strings as they are
+                yield batch.select(names)
 
-    def _is_in_order(self, table: pa.Table) -> bool:
-        sizes = [self.size(split) for split in SPLITS]
-        if len(table) != sum(sizes) or any(column.null_count for column in table.columns):
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError) as cause:
+            raise PackCorruptError(f"{self.path / MANIFEST} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
+
+    def _is_in_order(self, batch: pa.RecordBatch, position: int) -> bool:
+        """``position``: the batch's first row in the manifest."""
+        if any(column.null_count for column in batch.columns):
             return False
         start = 0
-        for split, size in zip(SPLITS, sizes, strict=True):
-            part = table.slice(start, size)
-            if not pc.all(pc.equal(part["split"], split), min_count=0).as_py() or (part["row"].to_numpy() != np.arange(size)).any():
-                return False
-            start += size
-        return True
+        for split in SPLITS:
+            end = start + self.size(split)
+            first, last = max(start, position), min(end, position + len(batch))
+            if first < last:
+                part = batch.slice(first - position, last - first)
+                if not pc.all(pc.equal(part["split"], split)).as_py() or (part["row"].to_numpy() != np.arange(first - start, last - start)).any():
+                    return False
+            start = end
+        return position + len(batch) <= start
 
     def audit(self) -> list[dict[str, Any]]:
         """All gates of audit.json; empty where the pack was not audited yet."""
@@ -156,12 +221,12 @@ class Pack:
         """The gates of the audit that failed or were acknowledged, without their examples and measurements: what runs and reports carry."""
         return [{key: gate.get(key) for key in _FINDING} for gate in self.audit() if gate.get("verdict") in ("fail", "acknowledged")]
 
-    def acknowledged(self) -> dict[str, str]:
-        """{gate: reason}, as long as audit.json is about these very images."""
+    def acknowledged(self) -> dict[str, dict[str, Any]]:
+        """{gate: what audit.json says of it} of the acknowledged gates, as long as audit.json is about these very images."""
         stored = self._audit_file()
         if stored.get("fingerprint") != self.fingerprint:
             return {}
-        return {str(gate["gate"]): str(gate["reason"]) for gate in stored["gates"] if gate.get("reason") and "gate" in gate}
+        return {str(gate["gate"]): gate for gate in stored["gates"] if gate.get("reason") and "gate" in gate}
 
     def _audit_file(self) -> dict[str, Any]:
         file = self.path / "audit.json"
@@ -205,13 +270,25 @@ def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelCont
 
 def _count(manifest: Path, class_names: tuple[str, ...]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     """({split: {class: images}}, {split: patients}), every split and every class."""
-    images, patients = {}, {}
-    for split in SPLITS:
-        rows = pq.read_table(manifest, columns=["class_name", "patient_id"], filters=[("split", "=", split)])
-        found = {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(rows["class_name"])}
-        images[split] = {name: found.get(name, 0) for name in class_names}
-        patients[split] = pc.count_distinct(rows["patient_id"]).as_py()
-    return images, patients
+    images = {split: dict.fromkeys(class_names, 0) for split in SPLITS}
+    column, splits = Strings(), Spool()
+    with pq.ParquetFile(manifest) as file:
+        for batch in file.iter_batches(_BATCH_IMAGES, columns=["split", "class_name", "patient_id"], use_threads=False):
+            for split in pc.unique(batch["split"]).to_pylist():
+                for found in pc.value_counts(batch["class_name"].filter(pc.equal(batch["split"], split))).to_pylist():
+                    images[split][found["values"]] += found["counts"]
+            column.extend(batch["patient_id"].cast(pa.large_string()))
+            splits.write(pc.index_in(batch["split"], value_set=pa.array(SPLITS)).to_numpy().astype(np.int8))
+    patients = encode(column.arrow())
+    return images, dict(zip(SPLITS, split_masks(patients.codes, len(patients.first), splits.array(np.int8)).sum(axis=1).tolist(), strict=True))
+
+
+def split_masks(codes: np.ndarray, count: int, splits: np.ndarray) -> np.ndarray:
+    """bool (number of splits, count): whether anything with the code, 0..count-1, stands in the split. ``splits``: codes of SPLITS, (N,)."""
+    masks = np.zeros((len(SPLITS), count), bool)
+    for piece in pieces_of(len(codes)):
+        masks[splits[piece], codes[piece]] = True
+    return masks
 
 
 def fingerprint(class_names: tuple[str, ...], contract: PixelContract, files: Mapping[str, Mapping[str, Any]]) -> str:
