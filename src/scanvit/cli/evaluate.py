@@ -34,7 +34,7 @@ def evaluate(run: Path, split: str, pack: Path | None, draws: int, seed: int) ->
 
 def evaluate_and_show(run: Path, *, split: str = "test", pack: Path | None = None, draws: int = 2000, seed: int = 0) -> None:
     from ..evaluation.evaluate import evaluate as evaluate_run
-    from .data import stage_progress
+    from .progress import stage_progress
 
     with stage_progress() as progress:
         scores = evaluate_run(run, split=split, pack=pack, draws=draws, seed=seed, progress=lambda done, total: progress("Judging", done, total))

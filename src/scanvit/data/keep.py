@@ -102,7 +102,7 @@ def _renamed(images: ImageTable, patient_of: np.ndarray, by_image: np.ndarray, o
 
 def _patients_of(pack: Pack, split: np.ndarray, wanted: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray, int]:
     """For each wanted patient: (split or -1, stands in two splits); and how many patients of the pack are not wanted."""
-    known = encode(pack.strings("patient_id"))
+    known = encode(pack.reader.strings("patient_id"))
     codes = known.codes
     first = np.full(len(known.first), _NONE, np.int8)
     first[codes] = split
@@ -127,7 +127,7 @@ def _positions(values: pa.Array, known: pa.Array) -> np.ndarray:
 def _file_digests(pack: Pack) -> pa.Array:
     digests = Spool()
     try:
-        for piece in pack.batches("sha256"):
+        for piece in pack.reader.batches("sha256"):
             digests.write(bytes.fromhex("".join(piece["sha256"].to_pylist())))
         return digest_column(digests.array(np.uint8, 32))
     except ValueError as cause:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from ..core.contract import PixelContract
 from ..core.errors import ConfigError, PackCorruptError, PackError, PackMissingError, PackVersionError
 from ..storage.atomic import write_json
 from ..storage.checksum import sha256_file
-from ..storage.scratch import Spool, pieces_of
-from .columns import Strings, encode
 from .manifest import SCHEMA
+from .manifest_reader import ManifestReader, count_manifest
 from .sources import SPLITS
 
 FORMAT = 1
@@ -32,7 +29,6 @@ HASHED = (MANIFEST, *(f"{split}.npy" for split in SPLITS))
 """The files that the fingerprint covers, in its order."""
 _FINDING = ("gate", "title", "verdict", "figure", "figure_name", "threshold", "detail", "reason")
 _PIECE_BYTES = 16 << 20
-_BATCH_IMAGES = 1 << 14
 _MISSING_HINT = "Make one: scanvit data prepare SOURCES -o PACK"
 _CORRUPT_HINT = "Prepare the pack again."
 
@@ -108,7 +104,7 @@ class Pack:
         """int64 (N,), in the order of the array."""
         start, size = self.start(split), self.size(split)
         targets, position = np.empty(size, np.int64), 0
-        for batch in self.batches("class_name"):
+        for batch in self.reader.batches("class_name"):
             here = slice(max(start - position, 0), max(min(start + size - position, len(batch)), 0))
             if here.start < here.stop:
                 targets[position + here.start - start : position + here.stop - start] = self.class_codes(batch["class_name"][here])
@@ -139,79 +135,12 @@ class Pack:
 
     def columns(self, *names: str) -> pa.Table:
         """Some columns of the manifest, whole, read anew at each call. Raises PackCorruptError."""
-        return pa.Table.from_batches(self.batches(*names), pa.schema([SCHEMA.field(name) for name in names]))
+        return pa.Table.from_batches(self.reader.batches(*names), pa.schema([SCHEMA.field(name) for name in names]))
 
-    def strings(self, name: str) -> pa.LargeStringArray:
-        """A column of strings, in a scratch file where it is long."""
-        column = Strings()
-        for batch in self.batches(name):
-            column.extend(batch[name].cast(pa.large_string()))
-        return column.arrow()
-
-    def batches(self, *names: str) -> Iterator[pa.RecordBatch]:
-        """Some columns of the manifest, some thousand rows at a time. Raises PackCorruptError, at the end at the latest."""
-        wanted = list(dict.fromkeys((*names, "split", "row")))
-        position = 0
-        for batch in self._read(wanted):
-            if not self._is_in_order(batch, position):
-                raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
-            position += len(batch)
-            yield batch.select(list(names))
-        if position != sum(map(self.size, SPLITS)):
-            raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
-
-    def look_up(self, rows: Sequence[int] | np.ndarray, *names: str) -> list[dict[str, Any]]:
-        """Some columns of a few rows of the manifest, in the order of ``rows``."""
-        order = np.argsort(rows, kind="stable")
-        found: list[dict[str, Any]] = [{}] * len(order)
-        with self._damage_told(), pq.ParquetFile(self.path / MANIFEST) as file:
-            ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
-            group_of = np.searchsorted(ends, np.asarray(rows)[order], side="right")
-            for group in np.unique(group_of).tolist():
-                table, start = file.read_row_group(group, list(names)), ends[group] - file.metadata.row_group(group).num_rows
-                table.validate(full=True)
-                mine = order[group_of == group]
-                for place, row in zip(mine.tolist(), table.take(pa.array(np.asarray(rows)[mine] - start)).to_pylist(), strict=True):
-                    found[place] = row
-        return found
-
-    def _read(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        with self._damage_told():
-            file = pq.ParquetFile(self.path / MANIFEST)
-            known = file.schema_arrow.equals(SCHEMA)
-        if not known:
-            raise PackCorruptError(f"{self.path / MANIFEST} does not hold the columns of format {FORMAT}.", hint=_CORRUPT_HINT)
-        with file:
-            batches = file.iter_batches(_BATCH_IMAGES, columns=names, use_threads=False)
-            while True:
-                with self._damage_told():
-                    batch = next(batches, None)
-                    if batch is None:
-                        return
-                    batch.validate(full=True)  # reading leaves damaged strings as they are
-                yield batch.select(names)
-
-    @contextmanager
-    def _damage_told(self) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError) as cause:
-            raise PackCorruptError(f"{self.path / MANIFEST} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
-
-    def _is_in_order(self, batch: pa.RecordBatch, position: int) -> bool:
-        """``position``: the batch's first row in the manifest."""
-        if any(column.null_count for column in batch.columns):
-            return False
-        start = 0
-        for split in SPLITS:
-            end = start + self.size(split)
-            first, last = max(start, position), min(end, position + len(batch))
-            if first < last:
-                part = batch.slice(first - position, last - first)
-                if not pc.all(pc.equal(part["split"], split)).as_py() or (part["row"].to_numpy() != np.arange(first - start, last - start)).any():
-                    return False
-            start = end
-        return position + len(batch) <= start
+    @cached_property
+    def reader(self) -> ManifestReader:
+        """The manifest piece by piece."""
+        return ManifestReader(self.path / MANIFEST, [self.size(split) for split in SPLITS])
 
     def audit(self) -> list[dict[str, Any]]:
         """All gates of audit.json; empty where the pack was not audited yet."""
@@ -251,7 +180,7 @@ class Pack:
 
 def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelContract, settings: Mapping[str, Any]) -> str:
     """Write dataset.json over the arrays and the manifest that stand in ``folder``, and return the fingerprint."""
-    images, patients = _count(folder / MANIFEST, class_names)
+    images, patients = count_manifest(folder / MANIFEST, class_names)
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in HASHED}
     value = fingerprint(class_names, contract, files)
     dataset = {
@@ -266,29 +195,6 @@ def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelCont
     }
     write_json(folder / "dataset.json", dataset)
     return value
-
-
-def _count(manifest: Path, class_names: tuple[str, ...]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """({split: {class: images}}, {split: patients}), every split and every class."""
-    images = {split: dict.fromkeys(class_names, 0) for split in SPLITS}
-    column, splits = Strings(), Spool()
-    with pq.ParquetFile(manifest) as file:
-        for batch in file.iter_batches(_BATCH_IMAGES, columns=["split", "class_name", "patient_id"], use_threads=False):
-            for split in pc.unique(batch["split"]).to_pylist():
-                for found in pc.value_counts(batch["class_name"].filter(pc.equal(batch["split"], split))).to_pylist():
-                    images[split][found["values"]] += found["counts"]
-            column.extend(batch["patient_id"].cast(pa.large_string()))
-            splits.write(pc.index_in(batch["split"], value_set=pa.array(SPLITS)).to_numpy().astype(np.int8))
-    patients = encode(column.arrow())
-    return images, dict(zip(SPLITS, split_masks(patients.codes, len(patients.first), splits.array(np.int8)).sum(axis=1).tolist(), strict=True))
-
-
-def split_masks(codes: np.ndarray, count: int, splits: np.ndarray) -> np.ndarray:
-    """bool (number of splits, count): whether anything with the code, 0..count-1, stands in the split. ``splits``: codes of SPLITS, (N,)."""
-    masks = np.zeros((len(SPLITS), count), bool)
-    for piece in pieces_of(len(codes)):
-        masks[splits[piece], codes[piece]] = True
-    return masks
 
 
 def fingerprint(class_names: tuple[str, ...], contract: PixelContract, files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -14,8 +14,9 @@ from ...core.errors import PackCorruptError
 from ...storage.scratch import Spool, pieces_of, scratch_zeros
 from ..columns import Strings, encode
 from ..duplicates import share_a_prefix
+from ..manifest_reader import split_masks
 from ..near_duplicates import parse_hashes
-from ..pack import MANIFEST, Pack, split_masks
+from ..pack import MANIFEST, Pack
 from ..sources import SPLITS
 from .gate import Picture
 
@@ -34,7 +35,7 @@ class AuditView:
         columns = {name: Spool() for name in _COLUMNS}
         kinds: dict[str, dict[str, int]] = {"source": {}, "format": {}}
         patients = Strings()
-        for batch in pack.batches(*_COLUMNS):
+        for batch in pack.reader.batches(*_COLUMNS):
             columns["split"].write(_codes(batch["split"], {split: code for code, split in enumerate(SPLITS)}, np.int8))
             columns["class_name"].write(pack.class_codes(batch["class_name"]).astype(np.int16))
             for name, known in kinds.items():
@@ -90,16 +91,16 @@ class AuditView:
 
     def picture(self, position: int, note: str = "") -> Picture:
         split = SPLITS[self.split[position]]
-        name = self.pack.look_up([position], "image_id")[0]["image_id"]
+        name = self.pack.reader.look_up([position], "image_id")[0]["image_id"]
         return Picture(name, split, position - self.pack.start(split), note or self.class_names[self.class_of[position]])
 
     def path(self, position: int) -> str:
         """Inside the source."""
-        return str(self.pack.look_up([position], "path")[0]["path"])
+        return str(self.pack.reader.look_up([position], "path")[0]["path"])
 
     def placed(self, positions: Sequence[int] | np.ndarray) -> list[str]:
         """Names of images that say where they stand, the same in every pack that holds them there: "image_id in split"."""
-        return [f"{row['image_id']} in {row['split']}" for row in self.pack.look_up(positions, "image_id", "split")]
+        return [f"{row['image_id']} in {row['split']}" for row in self.pack.reader.look_up(positions, "image_id", "split")]
 
     def sample(self, strata: np.ndarray, *, limit: int = SAMPLE_IMAGES) -> np.ndarray:
         """int64: positions of at most ``limit`` images, as many of each stratum (a column of codes) as there are, up to an equal share."""
