@@ -12,15 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.contract import PixelContract
-from ..core.errors import PackCorruptError, SourcesError
+from ..core.errors import ConfigError, PackCorruptError, SourcesError
 from ..storage.scratch import Spool
 from .columns import encode
+from .file_rows import salt_of
 from .image_table import ImageTable, digest_column
 from .pack import Pack
-from .sources import SPLITS
+from .pseudonym import VARIABLE, salt_file, salt_mark
+from .sources import SPLITS, Source
 
 _MOVED_HINT = "Mend the patient rule, or leave the image out; a pack without --keep may place everybody anew."
 _NONE = -1
+_SALT = "salt_mark"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,22 @@ class Kept:
             patient = f"the patient {images.strings('patient_id')[row].as_py()!r}"
             who = image if self.by_image[row] >= 0 else f"{patient} of {image}"
             raise SourcesError(f"{who} stood in {SPLITS[bound[row]]} of {self.pack}, but {patient} belongs to {SPLITS[splits[row]]}.", hint=_MOVED_HINT)
+
+
+def salt_setting(sources: Sequence[Source]) -> dict[str, str]:
+    """What a pack records of the salt of its pseudonyms: enough to tell another one, too little to find it."""
+    salts = [salt for source in sources if (salt := salt_of(source)) is not None]
+    return {_SALT: salt_mark(salts[0])} if salts else {}
+
+
+def check_salt(pack: Pack, sources: Sequence[Source]) -> None:
+    """Raise ConfigError where the pseudonyms of ``pack`` were made with another salt: not a patient would be known again."""
+    now, then = salt_setting(sources).get(_SALT), pack.settings.get(_SALT)
+    if now and then and now != then:
+        raise ConfigError(
+            f"The patients of {pack.path} have pseudonyms of another salt than the present one, so that none of them would be known again.",
+            hint=f"Give the salt with which it was made: in {VARIABLE}, or in {salt_file()}.",
+        )
 
 
 def look_up(pack: Pack, images: ImageTable, contract: PixelContract) -> Kept:

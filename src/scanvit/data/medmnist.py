@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..core.errors import ArchiveError
-from .archives import Archive, Member, MemberNames, reading
+from .archive_base import Archive, Member, MemberNames, reading
 
 _SPLITS = ("train", "val", "test")
 _MAX_LABELS_BYTES = 1 << 30

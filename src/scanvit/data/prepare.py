@@ -24,7 +24,7 @@ from .duplicates import find_duplicates, share_a_prefix
 from .file_rows import owned
 from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
-from .keep import look_up
+from .keep import check_salt, look_up, salt_setting
 from .lineage import child_settings
 from .near_copies import Settled, settle_near_duplicates
 from .output import beside, make_way, output_lock, replacing
@@ -94,6 +94,8 @@ def prepare(
     with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)
+        if earlier:
+            check_salt(earlier, spec.sources)
         selections = _select_all(spec, Path(root), progress)
         job = _Job(spec, selections, out, earlier, progress or (lambda *_: None))
         summary = job.run(partial(decode_batches, workers=workers or os.cpu_count() or 1, engine=engine))
@@ -205,7 +207,7 @@ class _Job:
         return found, quarantined, warnings
 
     def _seal(self, folder: Path) -> tuple[str, list[Gate]]:
-        settings = sources_to_dict(self.spec)
+        settings = sources_to_dict(self.spec) | salt_setting(self.spec.sources)
         if self.earlier:
             settings = child_settings(self.earlier, settings, step="keep")
         fingerprint = seal_pack(folder, class_names=tuple(self.class_names), contract=self.contract, settings=settings)
