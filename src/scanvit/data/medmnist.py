@@ -17,15 +17,20 @@ from numpy.lib import format as npy
 
 from ..core.errors import ArchiveError
 from .archive_base import Archive, Member, MemberNames, reading
+from .zip_archive import directory
 
 _SPLITS = ("train", "val", "test")
 _MAX_LABELS_BYTES = 1 << 30
+_MOST_ARRAYS = 100
 
 
 def is_medmnist(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    return bool(names) and all(name.endswith(".npy") for name in names) and any(f"{split}_images.npy" in names for split in _SPLITS)
+    names: set[str] = set()
+    for entry in directory(path):
+        if not entry.name.endswith(".npy") or len(names) == _MOST_ARRAYS:
+            return False
+        names.add(entry.name)
+    return any(f"{split}_images.npy" in names for split in _SPLITS)
 
 
 class MedMnistFile(Archive):
