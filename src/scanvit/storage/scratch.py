@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -55,7 +56,9 @@ class Spool:
 
     def _flush(self) -> None:
         with _errors():
-            self._stream = self._stream or tempfile.TemporaryFile(dir=_FOLDER.get(), buffering=0)  # noqa: SIM115  # it ends with the spool and its maps
+            if self._stream is None:
+                self._stream = tempfile.TemporaryFile(dir=_FOLDER.get(), buffering=0)  # noqa: SIM115
+                weakref.finalize(self, self._stream.close)  # maps of it live on
             view = memoryview(self._held)
             while view:
                 view = view[self._stream.write(view) :]
