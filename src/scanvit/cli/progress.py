@@ -57,4 +57,4 @@ def size_text(size_bytes: float) -> str:
         if size_bytes < 1000 or unit == "TB":
             break
         size_bytes /= 1000
-    return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes:.0f} {unit}" if unit == "B" or size_bytes >= 100 else f"{size_bytes:.1f} {unit}"
