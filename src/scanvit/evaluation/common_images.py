@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from .predictions import Predictions
-from .scores import Scores, compute_scores
+from .scores import Scores
+from .scoring import compute_scores
 
 
 @dataclass(frozen=True, kw_only=True)

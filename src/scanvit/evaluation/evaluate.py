@@ -11,7 +11,8 @@ from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
 from .predictions import Progress, predict_split
 from .report import read_environment, render_report
-from .scores import Scores, compute_scores
+from .scores import Scores
+from .scoring import compute_scores
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
