@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..pages.page import NONE, SPACE, decimal, environment, percent
+from .estimates import Estimate
 from .metrics import KINDS
-from .scores import Estimate
 
 
 def render(template: str, **context: Any) -> str:

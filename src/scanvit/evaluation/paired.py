@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .bootstrap import bca_interval, bootstrap, patient_index
+from .estimates import Estimate, Estimator
 from .metrics import OVERALL_NAMES, PER_CLASS, Array, MetricComputer
 from .predictions import Predictions
-from .scores import Estimate
 
 Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -67,30 +66,19 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
     assert first.class_names == second.class_names
     assert (first.targets == second.targets).all()
     computers = [MetricComputer(p.targets, p.predicted, p.probs, p.losses) for p in (first, second)]
-    index, patients = patient_index(first.patient_ids)
+    estimator = Estimator(first.patient_ids, draws=draws, seed=seed)
+    index = estimator.index
 
     def difference(weights: Array) -> dict[str, Array]:
         before, after = (computer(weights) for computer in computers)
         return {name: after[name] - before[name] for name in after}
 
-    point = difference(np.ones((len(first), 1)))
-    sampled = bootstrap(difference, index, patients, draws=draws, seed=seed) if patients > 1 and draws else None
-
-    def estimate(name: str, k: int | None = None) -> Estimate:
-        at = (slice(None),) if k is None else (slice(None), k)
-        value = float(point[name][at][0])
-        if np.isnan(value):
-            return Estimate(value=None, note="Undefined for one of the two.")
-        interval = bca_interval(value, sampled.draws[name][at], sampled.left_out[name][at]) if sampled else None
-        if interval is None:
-            return Estimate(value=value, note="No interval: too few patients to resample.")
-        return Estimate(value=value, low=interval[0], high=interval[1])
-
+    estimated, undefined = estimator(difference), "Undefined for one of the two."
     return Paired(
         images=len(first),
-        patients=patients,
-        differences={name: estimate(name) for name in OVERALL_NAMES},
-        per_class={name: {figure: estimate(figure, k) for figure in PER_CLASS} for k, name in enumerate(first.class_names)},
+        patients=estimator.patients,
+        differences={name: estimated.of(name, undefined=undefined) for name in OVERALL_NAMES},
+        per_class={name: {figure: estimated.of(figure, k, undefined=undefined) for figure in PER_CLASS} for k, name in enumerate(first.class_names)},
         mcnemar=mcnemar(first.predicted == first.targets, second.predicted == second.targets, index),
         delong={name: delong(first.targets == k, first.probs[:, k], second.probs[:, k], index) for k, name in enumerate(first.class_names)},
     )

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import RunError, RunMissingError
 from ..storage.atomic import write_json
+from .estimates import Estimate
 
 FORMAT = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A figure with its 95 % interval. None: undefined, and ``note`` says why. A note beside a figure qualifies it."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "note" or value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
