@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 class MlflowServer:
     """``backend``: a database URI; a SQLite file in ``folder`` where it is left out."""
 
     def __init__(self, folder: Path, *, backend: str | None = None, options: tuple[str, ...] = (), **environment: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder, self.options, self.environment = folder, options, environment
         self.backend = backend or f"sqlite:///{folder}/server.db"
         self.process: subprocess.Popen[bytes] | None = None
@@ -75,18 +79,20 @@ class Proxy:
     """Stands before a server. ``seen``: "METHOD path" of each request."""
 
     upstream: int
+    port: int = 0
     faults: list[Fault] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"proxy": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Bound", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def fail(self, path: str, kind: str, *, times: int = 1, delay_s: float = 0.0) -> None:
         self.faults.append(Fault(path, kind, times, delay_s))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .common_images import common_predictions
 from .paired import compare_paired
+from .predictions import Predictions
 from .scores import Estimate, Scores
 
 FIGURES = {"accuracy": "accuracy", "macro_auroc": "macro AUROC"}
@@ -27,7 +28,7 @@ def judge(challenger: Path, champion: Path, *, split: str = "test") -> Judgement
     new, old = Scores.load(challenger, split), Scores.load(champion, split)
     if new.class_names != old.class_names:
         return Judgement(worse=True, sentence=f"The champion knows other classes ({', '.join(old.class_names)}): the two cannot be compared.")
-    common = common_predictions([champion, challenger], split)
+    common = common_predictions([Predictions.load(folder / f"predictions-{split}.parquet") for folder in (champion, challenger)])
     if common is None:
         figures = {name: (new.overall[name], old.overall[name]) for name in FIGURES}
         worse = {name: _is_below(*pair) for name, pair in figures.items()}

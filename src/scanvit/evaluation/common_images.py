@@ -33,7 +33,11 @@ def score_common_images(runs: Sequence[Path], scores: Sequence[Scores], split: s
     All runs get the same resamples of the same patients (the first run's identifiers). None where no image is common, or a run has no
     predictions any more. Raises RunError for predictions that cannot be read.
     """
-    chosen = common_predictions(runs, split)
+    files = [run / f"predictions-{split}.parquet" for run in runs]
+    if not all(file.is_file() for file in files):
+        return None
+    tables = [Predictions.load(file) for file in files]
+    chosen = common_predictions(tables)
     if chosen is None:
         return None
     draws, seed = scores[0].interval["draws"], scores[0].interval["seed"]
@@ -41,15 +45,11 @@ def score_common_images(runs: Sequence[Path], scores: Sequence[Scores], split: s
     for table, before in zip(chosen, scores, strict=True):
         about = {"run": before.run, "experiment": before.experiment, "split": before.split, "audit": before.audit, "cost": before.cost}
         judged.append(compute_scores(replace(table, patient_ids=chosen[0].patient_ids), about=about, draws=draws, seed=seed))
-    return CommonImages(scores=judged, left_out=[before.images - len(table) for table, before in zip(chosen, scores, strict=True)])
+    return CommonImages(scores=judged, left_out=[len(table) - len(chosen[0]) for table in tables])
 
 
-def common_predictions(runs: Sequence[Path], split: str) -> list[Predictions] | None:
-    """Of each run, the images that all runs were tested on, by image_id and class, in one order. None where there are none, or no predictions."""
-    files = [run / f"predictions-{split}.parquet" for run in runs]
-    if not all(file.is_file() for file in files):
-        return None
-    tables = [Predictions.load(file) for file in files]
+def common_predictions(tables: Sequence[Predictions]) -> list[Predictions] | None:
+    """Of each table the images that all hold, by image_id and class, in one order; None where there are none."""
     known = [dict(zip(table.image_ids, table.targets.tolist(), strict=True)) for table in tables]
     common = sorted(set.intersection(*(set(images.items()) for images in known)))
     return [_select(table, [image for image, _ in common]) for table in tables] if common else None

@@ -6,6 +6,7 @@ model.predict([{"image": open("film.png", "rb").read()}])  # [{"lung-covid": 0.0
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class ServedModel:
         self.model = model
 
     def predict(self, model_input: Any) -> list[dict[str, float]]:
-        """``model_input``: a table with a column of file contents, as MLflow makes it. One row an image.
+        """{class: probability} of each image. ``model_input``: a table with a column of file contents, as MLflow makes it. One row an image.
 
         Raises ImageError, with the row's number, for bytes that are no usable image, and for a volume: its frames are images of their own.
         """
@@ -59,19 +60,22 @@ def _load_pyfunc(data_path: str) -> ServedModel:
 
 def save_served(model: Classifier, checkpoint: Path, folder: Path) -> None:
     """Write MLflow's description of the model, and a copy of its checkpoint, into a new folder."""
-    import mlflow.pyfunc
     import torch
 
     metadata = {"class_names": model.class_names, "contract": model.contract.to_dict(), "fingerprint": model.fingerprint, "metrics": model.metrics}
-    mlflow.pyfunc.save_model(
-        str(folder),
-        loader_module=__name__,
-        data_path=str(checkpoint),
-        signature=signature(model.class_names),
-        # Named, because finding them out would import all of it once more; everything else comes with scanvit.
-        pip_requirements=[f"scanvit=={__version__}", f"torch=={torch.__version__.split('+')[0]}"],
-        metadata=metadata,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own type hints
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            str(folder),
+            loader_module=__name__,
+            data_path=str(checkpoint),
+            signature=signature(model.class_names),
+            # Named, because finding them out would import all of it once more; everything else comes with scanvit.
+            pip_requirements=[f"scanvit=={__version__}", f"torch=={torch.__version__.split('+')[0]}"],
+            metadata=metadata,
+        )
 
 
 def signature(class_names: list[str]) -> ModelSignature:

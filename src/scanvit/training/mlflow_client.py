@@ -90,8 +90,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """What is wrong with the server, as a clause: "it refuses the user name or password (401)"."""
-    text = brief(error)
-    status, chain = _status(error), [type(e).__name__ for e in _chain(error)]
+    text, status = str(error), _status(error)
     if status == 401 or error_code(error) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return "it refuses the user name or password (401); they come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if "Invalid Host header" in text:
@@ -100,15 +99,17 @@ def explain(error: BaseException) -> str:
         return "this user may not write there (403)"
     if status and status >= 500:
         return f"it answers with errors ({status})"
-    if "refused" in text and "ConnectionError" in chain:
+    if "Connection refused" in text:
         return "nothing listens there (connection refused)"
-    if any(name in chain for name in ("ReadTimeout", "ConnectTimeout", "Timeout")) or "timed out" in text:
+    if "timed out" in text or any(isinstance(link, TimeoutError) for link in _chain(error)):
         return f"no answer within {os.environ.get(_TIMEOUT, TIMEOUT_S)} s"
     if "NameResolutionError" in text or "getaddrinfo" in text or "Name or service not known" in text:
         return "its host name is not known"
     if error_code(error) == "ENDPOINT_NOT_FOUND" or "valid JSON" in text or status in (404, 405, 501):
         return "what answers there is no MLflow server"
-    return text
+    if any(sign in text for sign in ("RemoteDisconnected", "Connection aborted", "IncompleteRead", "Connection broken")):
+        return "it breaks off the connection"
+    return brief(error)
 
 
 def brief(error: BaseException) -> str:

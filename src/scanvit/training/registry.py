@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING
 from ..core.errors import AuditError, PackCorruptError, PackMismatchError, PackMissingError, PackVersionError, RegistryError, RunError, TrackingError
 from ..core.events import read_events
 from ..data.pack import Pack
-from ..evaluation.champion import judge
+from ..evaluation.champion import Judgement, judge
 from ..evaluation.scores import Scores, scores_path
 from ..evaluation.served import save_served
-from ..model.checkpoint import FILE_NAME as CHECKPOINT
 from ..model.checkpoint import Classifier, load_model
+from ..model.registered import FILE_NAME as CHECKPOINT
 from ..storage.checksum import sha256_file
 from .description import audit_verdict
 from .mlflow_client import connect, describe_place, error_code, explain, patience
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _SPLIT = "test"
+_JUDGED = (f"scores-{_SPLIT}.json", f"predictions-{_SPLIT}.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 
 
@@ -72,7 +74,7 @@ def register(run_dir: Path, *, alias: str = "champion", name: str | None = None,
         raise
     except Exception as error:
         raise TrackingError(
-            f"The registry at {describe_place(shipper.uri)} cannot be used: {explain(error)}.",
+            f"The registry at {shipper.uri} cannot be used: {explain(error)}.",
             hint="Nothing is lost. Once it is back, give the same command again.",
         ) from error
     place = describe_place(shipper.uri)
@@ -92,12 +94,15 @@ class _Entry:
         champion = self._holder()
         if champion is None:
             return f"Nothing had the alias {self.alias!r} before."
-        if champion.run_id == self.run_id:
-            return f"Version {champion.version}, which has the alias {self.alias!r}, is of the same run."
-        with tempfile.TemporaryDirectory() as folder:
-            for file in (f"scores-{_SPLIT}.json", f"predictions-{_SPLIT}.parquet"):
-                self.client.download_artifacts(str(champion.run_id), file, folder)
-            judgement = judge(self.run_dir, Path(folder), split=_SPLIT)
+        sha256 = champion.tags.get("scanvit.checkpoint_sha256", "")
+        if sha256 == self.sha256:
+            return f"Version {champion.version}, which has the alias {self.alias!r}, is this very checkpoint."
+        if not sha256:
+            judgement = Judgement(worse=True, sentence="It was not registered by scanvit, and has no scores to compare with.")
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                judged = self.client.download_artifacts(str(champion.run_id), f"{_place(sha256)}/judged", folder)
+                judgement = judge(self.run_dir, Path(judged), split=_SPLIT)
         sentence = f"Against version {champion.version}, which has the alias {self.alias!r}: {judgement.sentence}"
         if judgement.worse and not force:
             raise RegistryError(f"{self.run_dir} is worse than the {self.alias}. {sentence}", hint='To do it all the same, say why: --force "REASON"')
@@ -111,9 +116,12 @@ class _Entry:
                 for key, value in tags.items():
                     self.client.set_model_version_tag(self.name, found.version, key, value)
                 return found, False
-        path = f"model/{self.sha256[:12]}"
+        path = _place(self.sha256)
         with tempfile.TemporaryDirectory() as folder:
             save_served(model, self.run_dir / CHECKPOINT, Path(folder) / "model")
+            (judged := Path(folder) / "model" / "judged").mkdir()  # what the next one is compared with, whatever becomes of the run
+            for file in _JUDGED:
+                shutil.copy(self.run_dir / file, judged)
             with patience((self.run_dir / CHECKPOINT).stat().st_size):
                 self.client.log_artifacts(self.run_id, str(Path(folder) / "model"), path)
         tags = tags | {"scanvit.checkpoint_sha256": self.sha256, "scanvit.fingerprint": model.fingerprint}
@@ -136,6 +144,11 @@ class _Entry:
         except Exception as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+def _place(sha256: str) -> str:
+    """Where a version's files are among the artifacts of its run."""
+    return f"model/{sha256[:12]}"
 
 
 def _check_audit(run_dir: Path, model: Classifier, force: str | None) -> str:

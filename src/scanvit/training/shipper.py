@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError, TrackingError
 from ..core.events import FILE_NAME, parse_event
-from .mlflow_client import brief, connect, default_tracking_uri, describe_place, error_code, explain, is_refusal, patience
+from .mlflow_client import brief, connect, default_tracking_uri, error_code, explain, is_refusal, patience
 from .mlflow_runs import experiment_id, find_or_create_run, remove_ghosts
 from .tracking_state import TrackingState, bytes_behind, exclusive
 
@@ -97,8 +97,8 @@ class Shipper:
             self._send(client, events)
             self.state.offset = offset
             self.state.save(self.run_dir)
-        if self.state.phase == "running" and alive:
-            self._tell_status(client, "RUNNING")
+            if self.state.phase == "running" and alive:  # also of a run that is trained again
+                self._tell_status(client, "RUNNING")
         self._send_artifacts(client)
         if self.state.phase != "running":
             self._tell_status(client, STATUS.get(self.state.phase, "FAILED"))
@@ -136,10 +136,10 @@ class Shipper:
         """{key: (step, value)} of the newest value of each metric there: what was sent is sent in order, so all before it is there too."""
         run = client.get_run(self.run_id)
         if run.data.tags.get("scanvit.run_key") != self.state.run_key:
-            raise TrackingError(f"What answers at {describe_place(self.uri)} is no MLflow server.", hint="Check MLFLOW_TRACKING_URI.")
+            raise TrackingError(f"What answers at {self.uri} is no MLflow server.", hint="Check MLFLOW_TRACKING_URI.")
         if run.info.lifecycle_stage != "active":
             raise TrackingError(
-                f"The run {self.run_id} was deleted at {describe_place(self.uri)}.",
+                f"The run {self.run_id} was deleted at {self.uri}.",
                 hint=f"Bring it back there (mlflow runs restore --run-id {self.run_id}), or send it elsewhere with --uri.",
             )
         self.state.status = run.info.status

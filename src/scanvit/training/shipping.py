@@ -19,7 +19,7 @@ from pathlib import Path
 from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError
 from ..core.loading import load_experiment
-from .mlflow_client import describe_place, explain
+from .mlflow_client import explain
 from .run_folder import is_being_trained
 from .shipper import Shipper
 
@@ -79,7 +79,8 @@ def main(run_dir: Path, *, once: bool = False) -> int:
     """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
         signal.signal(signum, signal.SIG_IGN)
-    _yield_to_training()
+    if not once:
+        _yield_to_training()
     settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
     shipper = Shipper(run_dir, settings)
     failures, deadline = 0, None
@@ -90,18 +91,19 @@ def main(run_dir: Path, *, once: bool = False) -> int:
             if ended and (once or shipper.complete):  # else its launcher is still ending the other processes of the run
                 return 0
             if failures >= _TELL_AFTER:
-                log.warning("Tracking at %s answers again.", describe_place(shipper.uri))
+                log.warning("Tracking at %s answers again.", shipper.uri)
             failures = 0
         except Exception as error:  # whatever the server or its client library does, try again
             failures += 1
             if failures == _TELL_AFTER:  # one lost connection is no news
                 reason = error.message if isinstance(error, ScanvitError) else explain(error)
-                log.warning("Tracking at %s does not work: %s. Training goes on; the events are kept.", describe_place(shipper.uri), reason.rstrip("."))
+                log.warning("Tracking at %s does not work: %s. Training goes on; the events are kept.", shipper.uri, reason.rstrip("."))
         wait_s = _RETRY_S[min(failures, len(_RETRY_S)) - 1] if failures else _POLL_S
         if ended:
             time.sleep(min(wait_s, _POLL_S))
         elif _training_is_gone(wait_s):
             deadline = time.monotonic() + settings.drain_timeout_s
+            _stop_yielding()
     return 1
 
 
@@ -113,6 +115,13 @@ def _yield_to_training() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         else:
             os.nice(19)
+
+
+def _stop_yielding() -> None:
+    """The training is gone, and somebody waits for this process now, on a machine that may be busy with other work."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _training_is_gone(wait_s: float) -> bool:

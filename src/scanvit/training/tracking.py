@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, RunMissingError, ScanvitError, TrackingError
 from ..core.events import FILE_NAME, EventLog
 from ..core.loading import load_experiment
-from .mlflow_client import describe_place, error_code, explain
+from .mlflow_client import error_code, explain
 from .run_folder import is_being_trained
 from .shipper import Shipper
 
@@ -43,7 +43,7 @@ def sync(run_dir: Path, *, uri: str | None = None) -> Shipper:
                 time.sleep(1.0)
                 continue
             raise TrackingError(
-                f"The tracking server at {describe_place(shipper.uri)} cannot be used: {explain(error)}.",
+                f"The tracking server at {shipper.uri} cannot be used: {explain(error)}.",
                 hint=f"Nothing is lost. Once it is back: scanvit track sync {run_dir}",
             ) from error
     raise AssertionError
