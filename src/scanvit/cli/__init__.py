@@ -25,7 +25,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start here", ("demo",)),
     ("Images", ("data",)),
     ("Train", ("train", "track", "ui")),
-    ("Judge", ("evaluate", "compare")),
+    ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("predict",)),
 )
 

@@ -56,7 +56,8 @@ def _track(scores: Scores, run: Path) -> None:
         values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
     files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
-    ship_now(run, load_run(run).tracking)
+    if not ship_now(run, load_run(run).tracking):
+        click.echo(f"The tracking server did not get the scores; send them later: scanvit track sync {run}", err=True)
 
 
 def _show(scores: Scores, run: Path) -> None:

@@ -26,6 +26,7 @@
     │   ├── FetchError           62   a download did not come through; what has come is kept
     │   └── ChecksumError        63   another file than the one that was recorded
     ├── TrackingError           70
+    │   └── RegistryError        71   a model that must not take the alias, or a name that cannot be one
     └── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
 
 The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
@@ -152,6 +153,10 @@ class ChecksumError(StorageError):
 
 class TrackingError(ScanvitError):
     exit_code = 70
+
+
+class RegistryError(TrackingError):
+    exit_code = 71
 
 
 class PreemptedError(ScanvitError):

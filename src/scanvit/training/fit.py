@@ -19,16 +19,16 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from ..core.config import Experiment
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
-from ..core.loading import experiment_to_dict
-from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info
+from ..core.runtime import World, available_devices, derive_seed
 from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
-from ..storage.atomic import write_json, write_text
 from .checkpoints import AtomicCheckpointIO, newest_intact
+from .description import open_events
 from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
+from .shipper import FINAL_FILES
 from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
 
@@ -61,7 +61,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     if experiment.trainer.compile:
         module.network.compile()
     checkpoint = newest_intact(run_dir / "checkpoints")
-    events = _open_events(experiment, run_dir, checkpoint) if world.rank == 0 else None
+    events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
     recorder = RunRecorder(run_dir, events=events, progress=Progress(show=show_progress and world.rank == 0), audit=pack.findings())
     with _quiet_lightning():
         trainer = _build_trainer(experiment, recorder, run_dir)
@@ -69,21 +69,18 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         try:
             trainer.fit(module, datamodule=_PackData(experiment, pack), ckpt_path=checkpoint)
         except BaseException as error:
-            if events:
-                events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
+            _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             raise
         if events:
             calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
-            for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
-                events.write("artifact", path=path)
-            events.write("end", step=trainer.global_step, status="finished")
+        _write_end(events, trainer, status="finished")
     shipper = shipping.shipper() if shipping else None
     return FitResult(
         run_dir=run_dir,
         best_epoch=recorder.best_epoch,
         best_val_loss=recorder.best_val_loss,
         tracking_uri=shipper.uri if shipper else None,
-        tracked=shipper is None or shipper.behind == 0,
+        tracked=shipper is None or shipper.complete,
     )
 
 
@@ -164,23 +161,11 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path)
     )
 
 
-def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:
-    """Write what describes the run beside it, and the event that opens or reopens it."""
-    events = EventLog(run_dir)
-    if checkpoint is not None:
-        events.write("resume", checkpoint=checkpoint.name)
-        return events
-    environment = describe_environment()
-    write_json(run_dir / "environment.json", environment)
-    write_text(run_dir / "gpu-info.txt", gpu_info())
-    events.write("start", experiment=experiment_to_dict(experiment), fingerprint=experiment.data.fingerprint, world_size=World.from_environment().world_size)
-    tags: dict[str, Any] = {"scanvit.fingerprint": experiment.data.fingerprint or "", "scanvit.experiment": experiment.name}
-    if environment["git_commit"]:
-        tags["mlflow.source.git.commit"] = environment["git_commit"]
-    events.write("tags", **tags)
-    for path in ("experiment.yaml", "environment.json", "gpu-info.txt"):
-        events.write("artifact", path=path)
-    return events
+def _write_end(events: EventLog | None, trainer: L.Trainer, **values: Any) -> None:
+    if events:
+        for path in FINAL_FILES:
+            events.write("artifact", step=trainer.global_step, path=path)
+        events.write("end", step=trainer.global_step, **values)
 
 
 @contextmanager
