@@ -48,7 +48,8 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
 
     ``experiment`` must be bound to the pack (``run_folder.bind``) and ``run_dir`` opened (``run_folder.open_run``). Every process of a run
     calls this; rank, local rank and world size come from the launcher's environment. On the same machine type and number of
-    processes the final weights do not depend on how often the run was interrupted.
+    processes the final weights do not depend on how often the run was interrupted. Gone on with in another number of processes, the
+    run still sees each image once an epoch, but its batches, and with them its weights, are others.
 
     Raises EmptyClassError for a pack that cannot be trained on, PreemptedError after SIGTERM, NoSpaceError where a checkpoint cannot be
     written; whatever is raised, the run folder can be continued.
@@ -66,7 +67,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         trainer = _build_trainer(experiment, recorder, run_dir)
     with _observed(experiment, run_dir, events, trainer) as shipping, _quiet_lightning():
         try:
-            trainer.fit(module, datamodule=_PackData(experiment, pack), ckpt_path=checkpoint)
+            trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
         except BaseException as error:
             if events:
                 events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
@@ -88,15 +89,15 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
 class _PackData(L.LightningDataModule):
     """The pack as Lightning's data: the shares of this rank, on this rank's device."""
 
-    def __init__(self, experiment: Experiment, pack: Pack) -> None:
+    def __init__(self, experiment: Experiment, pack: Pack, module: ClassificationModule) -> None:
         super().__init__()
-        self.experiment, self.pack = experiment, pack
+        self.experiment, self.pack, self.module = experiment, pack, module
 
     def train_dataloader(self) -> TrainLoader:
         trainer = self._trainer()
         return TrainLoader(
             *self._tensors("train"),
-            optimizer_steps=lambda: trainer.global_step,
+            position=lambda: self.module.position,
             seed=self.experiment.seed,
             per_device_batch_size=self.experiment.trainer.per_device_batch_size,
             rank=trainer.global_rank,

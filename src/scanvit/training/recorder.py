@@ -56,10 +56,10 @@ class RunRecorder(Checkpoint):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
-        steps = _steps_per_epoch(trainer)
-        epoch = trainer.global_step // steps
-        trainer.should_stop = self._patience_is_over(trainer, epoch)  # true where the run was killed just after that decision
-        self.progress.start(steps_per_epoch=steps, max_epochs=int(trainer.max_epochs or 0), step=trainer.global_step)
+        assert isinstance(pl_module, ClassificationModule)
+        trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
+        step = pl_module.schedule_step(trainer.global_step)
+        self.progress.start(steps_per_epoch=pl_module.steps_per_epoch, max_epochs=int(trainer.max_epochs or 0), step=step)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_at = self._window_at = time.monotonic()
@@ -69,7 +69,8 @@ class RunRecorder(Checkpoint):
         images = len(batch[0]) * trainer.world_size
         self._window_images += images
         self._epoch_images += images
-        self.progress.advance(trainer.global_step)
+        assert isinstance(pl_module, ClassificationModule)
+        self.progress.advance(pl_module.schedule_step(trainer.global_step))
         if trainer.global_step % self._settings(pl_module).log_every_n_steps == 0:
             self._record_step(trainer, float(outputs["loss"]))
         if trainer.is_last_batch:
@@ -82,7 +83,7 @@ class RunRecorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ClassificationModule)
-        epoch, metrics = trainer.global_step // _steps_per_epoch(trainer), pl_module.epoch_metrics
+        epoch, metrics = pl_module.position.epoch, pl_module.epoch_metrics
         improved = metrics["val_loss"] < self.best_val_loss
         if improved:
             self.best_val_loss, self.best_epoch = metrics["val_loss"], epoch
@@ -118,7 +119,8 @@ class RunRecorder(Checkpoint):
         self._window_at, self._window_images = now, 0
         self.progress.rate(images_per_s, loss)
         if self.events:
-            epoch = (trainer.global_step - 1) // _steps_per_epoch(trainer)
+            assert isinstance(trainer.lightning_module, ClassificationModule)
+            epoch = trainer.lightning_module.position_at(trainer.global_step - 1).epoch
             values = {"train_loss_step": loss, "lr": _lr(trainer)}
             self.events.metrics(values, epoch=epoch, step=trainer.global_step)
 
@@ -159,11 +161,6 @@ class RunRecorder(Checkpoint):
                 f"Training was asked to stop and wrote a checkpoint at step {trainer.global_step}.",
                 hint=f"Go on with: scanvit train --resume {self.run_dir}",
             )
-
-
-def _steps_per_epoch(trainer: L.Trainer) -> int:
-    assert isinstance(trainer.lightning_module, ClassificationModule)
-    return trainer.lightning_module.steps_per_epoch
 
 
 def _lr(trainer: L.Trainer) -> float:
