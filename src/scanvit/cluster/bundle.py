@@ -43,18 +43,14 @@ def snapshot(run_dir: Path, folder: Path, *, step: int) -> Path:
     return folder
 
 
-def seal(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of the files that are in ``folder``."""
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in FILES if (folder / name).is_file()}
-    return {"format": 1, "files": files} | dict(values)
-
-
-def upload(folder: Path, storage: Storage, values: Mapping[str, Any]) -> None:
-    """Bring the files of ``folder`` to ``storage``, its manifest last. Raises OSError."""
-    manifest = seal(folder, values)
-    for folder_name in dict.fromkeys(os.path.dirname(name) for name in ("", *manifest["files"])):
-        (storage.below(folder_name) if folder_name else storage).make()
-    for name in manifest["files"]:
+def upload(folder: Path, storage: Storage, values: Mapping[str, Any], *, names: Sequence[str] = FILES) -> None:
+    """Bring the files of ``folder`` to ``storage``, its manifest with ``values`` last. Raises OSError."""
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names if (folder / name).is_file()}
+    manifest = {"format": 1, "files": files} | dict(values)
+    storage.make()
+    for parent in sorted({os.path.dirname(name) for name in files} - {""}):
+        storage.below(parent).make()
+    for name in files:
         storage.upload(folder / name, name)
     storage.write(MANIFEST, json.dumps(manifest, indent=2).encode())
 

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -37,7 +36,7 @@ def check_nodes(ray: Any, storage: Storage, pack: PackSource) -> bool:
     mark = secrets.token_bytes(32)
     place = storage.below(_PROBE)
     if (fault := _probe(place, "driver", mark, None)) is not None:
-        raise _refusal(storage, ray.util.get_node_ip_address(), fault)
+        raise _refusal(storage, node_address(ray), fault)
     inspect = ray.remote(num_cpus=0, max_retries=0)(_inspect)
     tasks = {}
     for node in (node for node in ray.nodes() if node["Alive"]):
@@ -55,10 +54,10 @@ def check_nodes(ray: Any, storage: Storage, pack: PackSource) -> bool:
 
 def _inspect(place: Storage, node_id: str, mark: bytes, pack: PackSource) -> NodeReport:
     """Runs on a node."""
-    import ray.util
+    import ray
 
     return NodeReport(
-        node=ray.util.get_node_ip_address(),
+        node=node_address(ray),
         storage_fault=_probe(place, node_id, mark, "driver"),
         sees_pack=pack.path is not None and _fingerprint(pack.path) == pack.fingerprint,
         versions=_versions(),
@@ -144,5 +143,7 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
-def pack_is_here(pack: PackSource) -> bool:
-    return pack.path is not None and Path(pack.path).is_dir()
+def node_address(ray: Any) -> str:
+    """Of the node that this process runs on, as the cluster knows it."""
+    here = ray.get_runtime_context().get_node_id()
+    return str(next((node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == here), here))

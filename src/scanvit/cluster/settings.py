@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ class ClusterSettings:
     """A worker's, on top of one GPU with ``use_gpu`` and the CPUs that ``cpus`` says."""
     storage: str | None = None
     """s3://BUCKET/FOLDER or a folder that every node sees. None: inside the run folder, for a cluster on this machine."""
+    name: str | None = None
+    """Of the run's folder in the storage. None: the run folder's name and a random key."""
     keep: int = 3
     """Checkpoints of finished epochs with the lowest val_loss that stay in the storage, besides the newest one of any kind."""
     max_failures: int = 3
@@ -34,6 +37,8 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ConfigError(f"The number of workers is {self.num_workers}.", hint="Use 1 or more.")
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+            raise ConfigError(f"{self.name!r} cannot be a run's name.", hint="Use letters, digits, '.', '_' and '-', at most 100.")
         if self.keep < 1:
             raise ConfigError(f"The number of checkpoints to keep is {self.keep}.", hint="Use 1 or more.")
         if self.max_failures < -1:
@@ -54,7 +59,7 @@ def load_settings(run_dir: Path) -> ClusterSettings:
     file = run_dir / STATE
     if not file.is_file():
         raise RunMissingError(f"{run_dir} is no run on a cluster: it has no {STATE}.", hint="Give the folder that scanvit ray train made.")
-    return ClusterSettings(**json.loads(file.read_text(encoding="utf-8"))["settings"])
+    return ClusterSettings(**json.loads(file.read_text(encoding="utf-8")))
 
 
 def parse_resources(text: str) -> dict[str, float]:

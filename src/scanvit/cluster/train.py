@@ -6,7 +6,7 @@ finished run folder. The driver's run folder gets what it needs to go on after t
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
 import shutil
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.config import Experiment
-from ..core.errors import ClusterError, ClusterResourcesError, PreemptedError, RunExistsError, ScanvitError
+from ..core.errors import ClusterError, ClusterResourcesError, PreemptedError, RunExistsError, RunMissingError, ScanvitError
 from ..data.pack import Pack
-from ..storage.atomic import write_json
+from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
 from ..training.fit import FitResult
-from ..training.run_folder import bind, locked, open_run
+from ..training.run_folder import SETTINGS, bind, locked, open_run
 from ..training.shipping import ship_now
 from ..training.tracking import Shipper
 from . import bundle
@@ -30,7 +30,7 @@ from .packs import PackSource, obtain
 from .preflight import check_nodes
 from .session import connected
 from .settings import STATE, ClusterSettings, cache_folder, load_settings, travelling
-from .storage import Storage, open_storage
+from .storage import Storage, insist, open_storage
 from .watch import Watch
 from .worker import Assignment, work
 
@@ -66,12 +66,28 @@ def train(
                 ships=address is None or not _tracking_is_local(experiment, run_dir),
                 threads=max(1, int(resources["CPU"])),
             )
+            for file in (SETTINGS, STATE, "tracking.json"):  # with these, any machine can go on: --resume STORAGE/NAME
+                insist(lambda file=file: storage.upload(run_dir / file, file), what=f"Writing {storage.address}")  # type: ignore[misc]
             outcome = _run(ray, assignment, name, settings, resources)
-        _check(outcome, run_dir)
+        _check(outcome, run_dir, storage)
         manifest = bundle.read_manifest(storage.below("run"))
         if manifest is None:
             raise ClusterError(f"The run ended, but {storage.address}/run is not there.", hint=f"Go on with: scanvit ray train --resume {run_dir}")
         return _collect(experiment, run_dir, storage, manifest)
+
+
+def take_up(address: str, run_dir: Path) -> None:
+    """Fill a new run folder with what goes on with the run in the storage at ``address``. Raises RunMissingError, RunExistsError."""
+    if run_dir.exists():
+        raise RunExistsError(f"{run_dir} is there already.", hint="Choose another --run-dir, or continue the run in it: scanvit ray train --resume RUN")
+    storage = open_storage(address, os.environ)
+    with atomic_folder(run_dir) as folder:
+        for file in (STATE, SETTINGS, "tracking.json"):
+            try:
+                storage.download(file, folder / file)
+            except OSError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise RunMissingError(f"{address} holds no run on a cluster: {reason}.", hint="Give the folder STORAGE/NAME of a run.") from None
 
 
 def _resolved(experiment: Experiment, settings: ClusterSettings) -> Experiment:
@@ -83,18 +99,20 @@ def _resolved(experiment: Experiment, settings: ClusterSettings) -> Experiment:
 def _place(run_dir: Path, settings: ClusterSettings) -> tuple[str, Storage]:
     """The run's name for Ray and its folder in the storage: as they were first chosen, when the run is continued."""
     settings = replace(settings, storage=settings.storage or str(run_dir.resolve() / "ray"))
-    name, file = f"{run_dir.resolve().name}-{uuid.uuid4().hex[:8]}", run_dir / STATE
-    if file.is_file():
-        name, known = json.loads(file.read_text(encoding="utf-8"))["name"], load_settings(run_dir)
-        for key in ("storage", "num_workers"):
+    if (run_dir / STATE).is_file():
+        known = load_settings(run_dir)
+        settings = replace(settings, name=settings.name or known.name)
+        for key in ("storage", "num_workers", "name"):
             if getattr(known, key) != getattr(settings, key):
                 raise RunExistsError(
                     f"{run_dir} holds a run with {key.replace('_', ' ')} {getattr(known, key)}, not {getattr(settings, key)}.",
                     hint=f"Choose another --run-dir, or continue that run unchanged: scanvit ray train --resume {run_dir}",
                 )
-    write_json(file, {"name": name, "settings": asdict(settings)})
+    settings = replace(settings, name=settings.name or f"{run_dir.resolve().name}-{uuid.uuid4().hex[:8]}")
+    write_json(run_dir / STATE, asdict(settings))
     assert settings.storage is not None
-    return name, open_storage(settings.storage, os.environ).below(name)
+    assert settings.name is not None
+    return settings.name, open_storage(settings.storage, os.environ).below(settings.name)
 
 
 def _gpus(settings: ClusterSettings) -> float | None:
@@ -157,8 +175,13 @@ def _run(ray: Any, assignment: Assignment, name: str, settings: ClusterSettings,
         return watch.follow(trainer)
 
 
-def _check(outcome: dict[str, Any], run_dir: Path) -> None:
-    """Raise what the run came to, unless it came to its end."""
+def _check(outcome: dict[str, Any], run_dir: Path, storage: Storage) -> None:
+    """Raise what the run came to, unless it came to its end. What it has reached is brought here first, to be looked at."""
+    if "best_epoch" in outcome:
+        return
+    with contextlib.suppress(OSError, ScanvitError):
+        for place, manifest in bundle.newest(storage)[:1]:
+            bundle.download(place, manifest, run_dir)
     go_on = f"Go on with: scanvit ray train --resume {run_dir}"
     if isinstance(error := outcome.get("error"), ScanvitError):
         raise error

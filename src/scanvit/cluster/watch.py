@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -48,19 +50,21 @@ class Watch:
         """Run ``trainer`` to its end: {"best_epoch", ...}, {"error"}, {"stopped"}, {"waited"} or {"failed"} with a sentence."""
         thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train", daemon=True)  # Ray's own handling of Ctrl-C needs the main thread
         thread.start()
-        deadline: float | None = None
-        while thread.is_alive():
-            try:
+        stop_at: float | None = None
+        with _stop_signals() as signals:
+            while thread.is_alive():
                 thread.join(_READ_S)
-                self._show(self.ray.get(self.board.read.remote()))
-            except KeyboardInterrupt:
-                if deadline is not None:
-                    raise
-                deadline = time.monotonic() + _STOP_S
-                self.terminal.line("stopping: the workers write a checkpoint first (interrupt again not to wait)")
-                self.board.stop.remote()
-            if deadline is not None and time.monotonic() > deadline:
-                raise KeyboardInterrupt
+                snapshot = self.ray.get(self.board.read.remote())
+                self._show(snapshot)
+                if signals and stop_at is None:
+                    if not any(worker.state == "training" for worker in snapshot.workers.values()):
+                        return {"stopped": "The run was asked to stop while no worker was training."}
+                    stop_at = time.monotonic() + _STOP_S
+                    self.terminal.line("stopping: the workers write a checkpoint first (interrupt again not to wait)")
+                    self.board.stop.remote()
+                if len(signals) > 1 or (stop_at is not None and time.monotonic() > stop_at):
+                    saved = "no checkpoint" if snapshot.saved_step is None else f"the checkpoint of step {snapshot.saved_step}"
+                    return {"stopped": f"The run was stopped without waiting for its workers; {saved} is in the storage."}
         snapshot = self.ray.get(self.board.read.remote())
         self._show(snapshot)
         return self._outcome(snapshot)
@@ -82,10 +86,11 @@ class Watch:
 
     def _shortage(self) -> str:
         has, free = self.ray.cluster_resources(), self.ray.available_resources()
-        wanted = ", ".join(f"{name} {amount * self.settings.num_workers:g}" for name, amount in self.resources.items() if amount)
-        there = ", ".join(f"{name} {has.get(name, 0):g} ({free.get(name, 0):g} free)" for name, amount in self.resources.items() if amount)
+        wanted = {name: amount * self.settings.num_workers for name, amount in self.resources.items() if amount}
+        needs = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+        there = ", ".join(f"{name} {has.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted)
         nodes = sum(node["Alive"] for node in self.ray.nodes())
-        return f"waiting for {self.settings.num_workers} workers ({wanted}): the cluster has {nodes} nodes with {there}"
+        return f"waiting for {self.settings.num_workers} workers ({needs}): the cluster has {nodes} {'node' if nodes == 1 else 'nodes'} with {there}"
 
     def _outcome(self, snapshot: Snapshot) -> dict[str, Any]:
         if snapshot.outcome is not None:
@@ -100,3 +105,18 @@ class Watch:
             return {"waited": f"The cluster had no room for the workers in {self.settings.wait_s:.0f} s: {self._shortage()}."}
         reason = " ".join(str(failure).split())[-400:] if failure else "no reason was given"
         return {"failed": f"The run failed on the cluster after {snapshot.attempts} starts of its workers: {reason}"}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """The signals to stop that have come. In a thread of a larger program there are none."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..training.run_folder import SETTINGS, bind, locked
 from . import bundle
 from .board import BoardProgress
 from .packs import PackSource, obtain
+from .preflight import node_address
 from .settings import cache_folder
 from .storage import Storage, insist
 
@@ -51,13 +52,12 @@ class Assignment:
 def work(assignment: Assignment, board: Any) -> None:
     """The train function. A fault that no new worker would mend ends the run at once, by an outcome on the board instead of an exception."""
     import ray.train
-    import ray.util
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     os.environ.update(assignment.environment)
     progress = BoardProgress(board, rank=rank)
-    progress.join(node=ray.util.get_node_ip_address(), world_size=world_size)
+    progress.join(node=node_address(ray), world_size=world_size)
     with _folder(assignment.name, rank) as run_dir:
         pack, fault = _prepare(assignment, run_dir, rank)
         if fault is not None or pack is None:
@@ -120,7 +120,8 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     if progress.rank == 0:
         outcome = {"best_epoch": result.best_epoch, "best_val_loss": result.best_val_loss, "tracking_uri": result.tracking_uri, "tracked": result.tracked}
         place = assignment.storage.below("run")
-        insist(lambda: bundle.upload(run_dir, place, {"step": -1, "outcome": outcome}), what=f"Writing {place.address}")
+        values = {"step": -1, "outcome": outcome}
+        insist(lambda: bundle.upload(run_dir, place, values, names=(SETTINGS, *bundle.FILES)), what=f"Writing {place.address}")
         ray.get(progress.board.end.remote(outcome))
     progress.tell(state="finished")
 
@@ -214,7 +215,3 @@ def _folder(name: str, rank: int) -> Any:
             yield own / name
     finally:
         shutil.rmtree(own, ignore_errors=True)
-
-
-def for_worker(assignment: Assignment, *, threads: int) -> Assignment:
-    return replace(assignment, threads=threads)
