@@ -97,9 +97,7 @@ POD = record(
     terminationGracePeriodSeconds=COUNT,
     tolerations=array(record("key operator effect", key=TEXT, operator=TEXT, effect=TEXT)),
     volumes=array(
-        record(
-            "name", name=TEXT, emptyDir=record(medium={"const": "Memory"}, sizeLimit=TEXT), persistentVolumeClaim=record("claimName", claimName=TEXT)
-        )
+        record("name", name=TEXT, emptyDir=record(medium={"const": "Memory"}, sizeLimit=TEXT), persistentVolumeClaim=record("claimName", claimName=TEXT))
     ),
 )
 TEMPLATE = record("spec", spec=POD)

@@ -96,9 +96,9 @@ class Board:
         self.saved_step = max(step, self.saved_step or 0)
 
     def lose(self, failures: dict[int, str]) -> None:
+        for worker in self.workers.values():  # Ray Train ends the others of the group too
+            worker.state = "lost"
         for rank, reason in failures.items():
-            if rank in self.workers:
-                self.workers[rank].state = "lost"
             self.news.append(f"worker {rank} failed: {reason}")
 
     def end(self, outcome: dict[str, Any]) -> None:

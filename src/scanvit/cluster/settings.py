@@ -20,6 +20,10 @@ TRAVELLING = ("AWS_", "OS_", "ST_", "MLFLOW_TRACKING_", "MLFLOW_S3_")
 class ClusterSettings:
     num_workers: int = 1
     """Processes of the run; each trains on its share of the global batch."""
+    min_workers: int | None = None
+    """Go on with as few where the cluster has no more room, and take in more as it grows. None: always ``num_workers``."""
+    resize_every_s: float = 60.0
+    """How often such a run looks whether the cluster has grown."""
     use_gpu: bool = False
     resources: Mapping[str, float] = field(default_factory=dict)
     """A worker's, on top of one GPU with ``use_gpu`` and the CPUs that ``cpus`` says."""
@@ -39,12 +43,21 @@ class ClusterSettings:
             raise ConfigError(f"The number of workers is {self.num_workers}.", hint="Use 1 or more.")
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ConfigError(f"{self.name!r} cannot be a run's name.", hint="Use letters, digits, '.', '_' and '-', at most 100.")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ConfigError(f"The least number of workers is {self.min_workers}, of {self.num_workers}.", hint="Use 1 or more, and at most --num-workers.")
+        if not self.resize_every_s > 0:
+            raise ConfigError(f"The time between looks for more room is {self.resize_every_s:g} s.", hint="Use a number above 0.")
         if self.keep < 1:
             raise ConfigError(f"The number of checkpoints to keep is {self.keep}.", hint="Use 1 or more.")
         if self.max_failures < -1:
             raise ConfigError(f"The number of failures to survive is {self.max_failures}.", hint="Use 0 or more, or -1 for no limit.")
         if not self.wait_s > 0:
             raise ConfigError(f"The time to wait for the cluster is {self.wait_s:g} s.", hint="Use a number above 0.")
+
+    @property
+    def needed_workers(self) -> int:
+        """Without so many, the run waits."""
+        return self.min_workers or self.num_workers
 
     def per_worker(self, *, cpus: float) -> dict[str, float]:
         """The resources of one worker; ``cpus`` are those it gets unless told otherwise."""

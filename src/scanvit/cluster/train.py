@@ -159,7 +159,12 @@ def _run(ray: Any, assignment: Assignment, name: str, settings: ClusterSettings,
         trainer = TorchTrainer(
             partial(work, assignment, watch.board),
             torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.use_gpu, resources_per_worker=resources),
+            scaling_config=ScalingConfig(
+                num_workers=settings.num_workers if settings.min_workers is None else (settings.min_workers, settings.num_workers),
+                elastic_resize_monitor_interval_s=settings.resize_every_s,
+                use_gpu=settings.use_gpu,
+                resources_per_worker=resources,
+            ),
             run_config=RunConfig(  # type: ignore[arg-type]
                 name=name,
                 storage_path=storage.path.rpartition("/")[0],

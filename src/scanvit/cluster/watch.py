@@ -56,6 +56,8 @@ class Watch:
                 thread.join(_READ_S)
                 snapshot = self.ray.get(self.board.read.remote())
                 self._show(snapshot)
+                if time.monotonic() - self._waiting_since > self.settings.wait_s:  # Ray itself waits without an end where the number of workers is a range
+                    return {"waited": self._no_room()}
                 if signals and stop_at is None:
                     if not any(worker.state == "training" for worker in snapshot.workers.values()):
                         return {"stopped": "The run was asked to stop while no worker was training."}
@@ -86,11 +88,15 @@ class Watch:
 
     def _shortage(self) -> str:
         has, free = self.ray.cluster_resources(), self.ray.available_resources()
-        wanted = {name: amount * self.settings.num_workers for name, amount in self.resources.items() if amount}
+        workers = self.settings.needed_workers
+        wanted = {name: amount * workers for name, amount in self.resources.items() if amount}
         needs = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
         there = ", ".join(f"{name} {has.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted)
         nodes = sum(node["Alive"] for node in self.ray.nodes())
-        return f"waiting for {self.settings.num_workers} workers ({needs}): the cluster has {nodes} {'node' if nodes == 1 else 'nodes'} with {there}"
+        return f"waiting for {workers} workers ({needs}): the cluster has {nodes} {'node' if nodes == 1 else 'nodes'} with {there}"
+
+    def _no_room(self) -> str:
+        return f"The cluster had no room for the workers in {self.settings.wait_s:.0f} s: {self._shortage()}."
 
     def _outcome(self, snapshot: Snapshot) -> dict[str, Any]:
         if snapshot.outcome is not None:
@@ -102,7 +108,7 @@ class Watch:
                 return {"error": cause}
         controller = getattr(failure, "controller_failure", None)
         if (controller is not None and "Startup" in type(controller).__name__) or "Insufficient" in type(controller).__name__:
-            return {"waited": f"The cluster had no room for the workers in {self.settings.wait_s:.0f} s: {self._shortage()}."}
+            return {"waited": self._no_room()}
         reason = " ".join(str(failure).split())[-400:] if failure else "no reason was given"
         return {"failed": f"The run failed on the cluster after {snapshot.attempts} starts of its workers: {reason}"}
 
