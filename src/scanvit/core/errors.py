@@ -26,7 +26,11 @@
     │   ├── FetchError           62   a download did not come through; what has come is kept
     │   └── ChecksumError        63   another file than the one that was recorded
     ├── TrackingError           70
-    └── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+    ├── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+    └── ClusterError            80   a Ray cluster cannot be reached or used, or a run on it failed
+        ├── ClusterStorageError  81   a node cannot use the storage of a run
+        ├── ClusterResourcesError  82   more was asked than the cluster has, or came to have in time
+        └── JobError             83   a job failed or was stopped
 
 The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
 """
@@ -156,3 +160,19 @@ class TrackingError(ScanvitError):
 
 class PreemptedError(ScanvitError):
     exit_code = 75
+
+
+class ClusterError(ScanvitError):
+    exit_code = 80
+
+
+class ClusterStorageError(ClusterError):
+    exit_code = 81
+
+
+class ClusterResourcesError(ClusterError):
+    exit_code = 82
+
+
+class JobError(ClusterError):
+    exit_code = 83

@@ -25,6 +25,7 @@ from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
 from ..storage.atomic import write_json, write_text
 from .checkpoints import AtomicCheckpointIO, newest_intact
+from .host import Host
 from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
@@ -43,29 +44,32 @@ class FitResult:
     """Whether everything reached the tracking server; if not, ``scanvit track sync`` sends the rest."""
 
 
-def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False) -> FitResult:
+def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False, host: Host | None = None) -> FitResult:
     """Train until the experiment's end, from the run's newest intact checkpoint if it has one.
 
     ``experiment`` must be bound to the pack (``run_folder.bind``) and ``run_dir`` opened (``run_folder.open_run``). Every process of a run
     calls this; rank, local rank and world size come from the launcher's environment. On the same machine type and number of
     processes the final weights do not depend on how often the run was interrupted. Gone on with in another number of processes, the
-    run still sees each image once an epoch, but its batches, and with them its weights, are others.
+    run still sees each image once an epoch, but its batches, and with them its weights, are others. A ``host`` that has started the
+    processes itself says how they are tied together and hears of every checkpoint.
 
     Raises EmptyClassError for a pack that cannot be trained on, PreemptedError after SIGTERM, NoSpaceError where a checkpoint cannot be
     written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
-    _set_threads(experiment)
+    _set_threads(experiment, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
     if experiment.trainer.compile:
         module.network.compile()
     checkpoint = newest_intact(run_dir / "checkpoints")
     events = _open_events(experiment, run_dir, checkpoint) if world.rank == 0 else None
-    recorder = RunRecorder(run_dir, events=events, progress=Progress(show=show_progress and world.rank == 0), audit=pack.findings())
+    progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
+    recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
     with _quiet_lightning():
-        trainer = _build_trainer(experiment, recorder, run_dir)
-    with _observed(experiment, run_dir, events, trainer) as shipping, _quiet_lightning():
+        trainer = _build_trainer(experiment, recorder, run_dir, host)
+    ships = experiment.tracking.mlflow and (host is None or host.ships)
+    with _observed(experiment, run_dir, events, trainer, ships=ships) as shipping, _quiet_lightning():
         try:
             trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
         except BaseException as error:
@@ -128,31 +132,35 @@ def _train_counts(pack: Pack) -> torch.Tensor:
     return counts
 
 
-def _set_threads(experiment: Experiment) -> None:
+def _set_threads(experiment: Experiment, host: Host | None) -> None:
     threads, processes = experiment.trainer.threads, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes) if threads == "auto" else threads)
+    shared = host.threads if host else max(1, (os.cpu_count() or 1) // processes)
+    torch.set_num_threads(shared if threads == "auto" else threads)
 
 
-def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path) -> L.Trainer:
+def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path, host: Host | None) -> L.Trainer:
     settings = experiment.trainer
     accelerator, found = available_devices(settings.accelerator)
-    devices = found if settings.devices == "auto" else settings.devices
+    devices = found if settings.devices == "auto" or host else settings.devices
+    num_nodes = 1 if host else settings.num_nodes
     precision: Any = settings.precision
     if precision == "auto":
         precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
     strategy: Strategy | str = "auto"
-    if devices * settings.num_nodes > 1:
+    if host:
+        strategy = host.strategy
+    elif devices * num_nodes > 1:
         strategy = DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", gradient_as_bucket_view=True)
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,
-        num_nodes=settings.num_nodes,
+        num_nodes=num_nodes,
         strategy=strategy,
         precision=precision,
         max_epochs=settings.max_epochs,
         gradient_clip_val=settings.gradient_clip_norm or None,
         callbacks=[recorder],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *(host.plugins if host else ())],
         default_root_dir=run_dir,
         logger=False,
         num_sanity_val_steps=0,
@@ -161,6 +169,7 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path)
         enable_model_summary=False,
         benchmark=accelerator == "gpu",
     )
+    return host.prepare(trainer) if host else trainer
 
 
 def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:
@@ -183,13 +192,13 @@ def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None)
 
 
 @contextmanager
-def _observed(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer) -> Iterator[ShippingProcess | None]:
+def _observed(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer, *, ships: bool) -> Iterator[ShippingProcess | None]:
     """System metrics and tracking beside the training, on rank zero. Leaving waits for the tracking server for a bounded time."""
     if events is None:
         yield None
         return
     sampler = SystemSampler(events, every_s=experiment.tracking.system_metrics_every_s, position=lambda: (trainer.current_epoch, trainer.global_step))
-    shipping = ShippingProcess(run_dir, experiment.tracking) if experiment.tracking.mlflow else None
+    shipping = ShippingProcess(run_dir, experiment.tracking) if ships else None
     sampler.start()
     if shipping:
         shipping.start()

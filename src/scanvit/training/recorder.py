@@ -19,6 +19,7 @@ from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
 from ..model.checkpoint import save_checkpoint
 from .checkpoints import replace_by_link
+from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
 
@@ -31,9 +32,10 @@ class RunRecorder(Checkpoint):
     Only rank zero writes events and shows progress; saving and stopping are decided by all ranks together.
     """
 
-    def __init__(self, run_dir: Path, *, events: EventLog | None, progress: Progress, audit: list[dict[str, Any]]) -> None:
+    def __init__(self, run_dir: Path, *, events: EventLog | None, progress: Progress, audit: list[dict[str, Any]], host: Host | None = None) -> None:
         """``events`` is None on every rank but zero. ``audit``: the pack's findings, carried into ``checkpoint.pth``."""
         self.run_dir, self.events, self.progress, self.audit = run_dir, events, progress, audit
+        self.host = host
         self.folder = run_dir / "checkpoints"
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
@@ -77,8 +79,12 @@ class RunRecorder(Checkpoint):
             self._steps_end_at = time.monotonic()
             return  # validation comes next, and the epoch's end saves
         due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self._settings(pl_module).checkpoint_every_s
+        if self.host:
+            due = (due and self.host.has_room(True)) or self._is_requested(self.host)
         if self._agree(trainer, due or self.terminated):
             self._save(trainer)
+            if self.host:
+                self.host.on_checkpoint(Saved(epoch=pl_module.position.epoch, step=trainer.global_step, metrics=None))
             self._stop_if_terminated(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -99,6 +105,8 @@ class RunRecorder(Checkpoint):
             if self.events:
                 self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
             self.progress.epoch(epoch, metrics, best=improved)
+        if self.host and self._agree(trainer, trainer.is_global_zero and self.host.has_room(False)):
+            self.host.on_checkpoint(Saved(epoch=epoch, step=trainer.global_step, metrics=metrics))
         self._stop_if_terminated(trainer)
         trainer.should_stop = trainer.should_stop or self._patience_is_over(trainer, epoch)
 
@@ -149,6 +157,11 @@ class RunRecorder(Checkpoint):
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
         self.terminated = True  # acted on at the next step's end, when no rank is inside a collective
+
+    def _is_requested(self, host: Host) -> bool:
+        request = host.request()
+        self.terminated = self.terminated or request == "stop"
+        return request != "go on"
 
     @staticmethod
     def _agree(trainer: L.Trainer, flag: bool) -> bool:
