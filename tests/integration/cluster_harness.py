@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import yaml
 from tests.integration.boxes import Box
+from tests.integration.conftest import SOURCES
 
 RAY = str(Path(sys.executable).with_name("ray"))
 # Ray's own clocks, shortened: a node that stays silent is dead after about 5 s instead of 30.
@@ -100,7 +101,8 @@ class RayCluster:
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1"}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-        self.environment = clean | quiet | auth | environment
+        self.cache = self.folder / "cache"
+        self.environment = clean | quiet | auth | {"SCANVIT_CACHE": str(self.cache), "PYTHONPATH": str(SOURCES)} | environment
         if boxes:
             self.environment["GLOO_SOCKET_IFNAME"] = "eth0"
         self.nodes: list[Node] = []

@@ -117,6 +117,8 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
             courier.wait()
             ray.get(progress.board.end.remote({"stopped": error.message}))
         return
+    finally:
+        courier.wait()  # what is on its way to the storage is read from the folder that goes next
     if progress.rank == 0:
         outcome = {"best_epoch": result.best_epoch, "best_val_loss": result.best_val_loss, "tracking_uri": result.tracking_uri, "tracked": result.tracked}
         place = assignment.storage.below("run")
@@ -148,13 +150,18 @@ class _Courier:
             checkpoint = ray.train.Checkpoint.from_directory(str(folder))
             with self._idle:
                 self._pending += 1
-        ray.train.report(
-            metrics | {"epoch": saved.epoch, "step": saved.step},
-            checkpoint=checkpoint,
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=self._upload,
-            delete_local_checkpoint_after_upload=True,
-        )
+        try:
+            ray.train.report(
+                metrics | {"epoch": saved.epoch, "step": saved.step},
+                checkpoint=checkpoint,
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+                checkpoint_upload_fn=self._upload,
+                delete_local_checkpoint_after_upload=True,
+            )
+        except BaseException:
+            if checkpoint is not None:
+                self._done()
+            raise
 
     def _upload(self, checkpoint: Any, name: str) -> Any:
         import json
@@ -162,13 +169,11 @@ class _Courier:
         import ray.train
 
         place, folder = self.storage.below(name), Path(checkpoint.path)
-        step = json.loads((folder / bundle.MANIFEST).read_bytes())["step"]
         try:
+            step = json.loads((folder / bundle.MANIFEST).read_bytes())["step"]
             insist(lambda: bundle.upload(folder, place, {"step": step}), what=f"Writing {place.address}")
         finally:
-            with self._idle:
-                self._pending -= 1
-                self._idle.notify_all()
+            self._done()
         self.progress.board.keep.remote(step)
         return ray.train.Checkpoint(place.path, place.filesystem)
 
@@ -176,7 +181,13 @@ class _Courier:
         with self._idle:
             return self._pending < (1 if inside_epoch else _PENDING)
 
+    def _done(self) -> None:
+        with self._idle:
+            self._pending -= 1
+            self._idle.notify_all()
+
     def wait(self) -> None:
+        """Until all that was handed over is in the storage, or has failed to get there."""
         with self._idle:
             self._idle.wait_for(lambda: self._pending == 0)
 
