@@ -21,7 +21,7 @@ from ..core.errors import ClusterError, ClusterResourcesError, PreemptedError, R
 from ..data.pack import Pack
 from ..storage.atomic import write_json
 from ..storage.transfer import open_store, push
-from ..training.fit import FitResult
+from ..training.result import FitResult
 from ..training.run_folder import bind, locked, open_run
 from ..training.shipping import ship_now
 from ..training.tracking import Shipper
