@@ -93,11 +93,13 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     import ray
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
+    from ..core.runtime import available_devices
     from ..training.fit import fit
+    from ..training.world import ddp_options
 
     courier = _Courier(assignment, run_dir, progress)
     host = Host(
-        strategy=RayDDPStrategy(gradient_as_bucket_view=True),
+        strategy=RayDDPStrategy(**ddp_options(assignment.experiment.trainer, available_devices(assignment.experiment.trainer.accelerator)[0])),
         plugins=(RayLightningEnvironment(),),
         prepare=prepare_trainer,
         progress=progress,
