@@ -111,14 +111,14 @@ def status(job_id: str | None, address: str) -> None:
     if not jobs:
         click.echo(f"No jobs at {address}.")
         return
-    table = Table("job", "status", "exit code", "started", "took", "command", box=None, pad_edge=False)
+    table = Table("job", "status", "exit code", "started", "took", box=None, pad_edge=False)
     for job in jobs:
         code = "" if job.exit_code is None else str(job.exit_code)
         started = f"{datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M:%S}" if job.started else ""
-        table.add_row(Text(printable(job.job_id)), job.status, code, started, _took(job), Text(printable(job.entrypoint)))
-    Console(highlight=False, markup=False).print(table, soft_wrap=True)
-    if job_id and jobs[0].message:
-        click.echo(printable(jobs[0].message))
+        table.add_row(Text(printable(job.job_id), no_wrap=True), job.status, code, started, _took(job))
+    Console(highlight=False, markup=False).print(table)
+    if job_id:
+        click.echo(f"\n{printable(jobs[0].entrypoint)}\n{printable(jobs[0].message)}")
 
 
 @click.command()
@@ -133,7 +133,7 @@ def logs(job_id: str, address: str, follow: bool) -> None:
     if follow:
         _follow(server, job_id, address)
     else:
-        click.echo(printable(server.logs(job_id)), nl=False)
+        click.echo(printable(server.logs(job_id).expandtabs()), nl=False)
 
 
 @click.command()
@@ -154,7 +154,7 @@ def _follow(server: Any, job_id: str, address: str) -> None:
     from ..cluster.jobs import check_succeeded
 
     try:
-        job = server.follow(job_id, lambda text: click.echo(printable(text), nl=False))
+        job = server.follow(job_id, lambda text: click.echo(printable(text.expandtabs()), nl=False))
     except KeyboardInterrupt:
         click.echo(f"\nThe job goes on. Its output: scanvit ray logs {job_id} --follow --address {address}; to stop it: scanvit ray stop {job_id}", err=True)
         raise

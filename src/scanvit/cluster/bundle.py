@@ -93,8 +93,8 @@ def download(storage: Storage, manifest: Mapping[str, Any], run_dir: Path, *, na
     return None
 
 
-def restore(storage: Storage, run_dir: Path) -> str | None:
-    """Fill the empty folder ``run_dir`` from the newest bundle that is whole: its folder's name, or None where the run has none yet.
+def restore(storage: Storage, run_dir: Path) -> int | None:
+    """Fill the empty folder ``run_dir`` from the newest bundle that is whole: its optimizer step, or None where the run has none yet.
 
     Raises ClusterStorageError where there are bundles but every one is damaged: starting over must be somebody's decision.
     """
@@ -102,11 +102,11 @@ def restore(storage: Storage, run_dir: Path) -> str | None:
     for place, manifest in newest(storage):
         fault = download(place, manifest, run_dir) if LAST in manifest["files"] else f"it holds no {LAST}"
         if fault is None:
-            return Path(place.path).name
+            return int(manifest["step"])
         _log.warning("The checkpoint of step %d in %s is damaged: %s. The one before it is used.", manifest["step"], place.address, fault)
         damaged.append(place)
-        shutil.rmtree(run_dir)
-        run_dir.mkdir()
+        for name in FILES:
+            (run_dir / name).unlink(missing_ok=True)
     if damaged:
         raise ClusterStorageError(
             f"Every checkpoint in {storage.address} is damaged.", hint="Remove that folder and the run folder to train from the beginning, or restore a copy."

@@ -26,6 +26,8 @@ from .settings import travelling
 
 _log = logging.getLogger(__name__)
 EXPERIMENT = "experiment.yaml"
+_STOP_S = 90
+"""How long Ray waits between SIGTERM and SIGKILL to a job that is stopped; its own default of 3 s is too short for a last checkpoint."""
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -64,6 +66,8 @@ class JobServer:
         with self._errors():
             from ray.job_submission import JobSubmissionClient
 
+            for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             self._client = JobSubmissionClient(address)
 
     def submit(self, entrypoint: str, *, job_id: str, runtime_env: Mapping[str, Any]) -> str:
@@ -140,7 +144,7 @@ def read_runtime_env(file: Path | None) -> dict[str, Any]:
 def job_environment(runtime_env: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """``runtime_env`` with DATA_PATH and the variables of storage and tracking that are set here; what the file says goes before."""
     own = travelling(environment) | {name: environment[name] for name in ("DATA_PATH",) if name in environment}
-    return {**runtime_env, "env_vars": {"PYTHONUNBUFFERED": "1"} | own | dict(runtime_env.get("env_vars", {}))}
+    return {**runtime_env, "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)} | own | dict(runtime_env.get("env_vars", {}))}
 
 
 def submit_run(server: JobServer, experiment: Experiment | None, arguments: Sequence[str], *, name: str, runtime_env: Mapping[str, Any]) -> str:
@@ -160,7 +164,7 @@ def check_succeeded(job: Job, address: str) -> None:
         return
     code = "" if job.exit_code is None else f" with exit code {job.exit_code}"
     verb = "was stopped" if job.status == "STOPPED" else f"{job.status.lower()}{code}"
-    raise JobError(f"The job {job.job_id} {verb}: {_last_line(job.message)}", hint=f"Its output: scanvit ray logs {job.job_id} --address {address}")
+    raise JobError(f"The job {job.job_id} {verb}: {_reason(job.message)}", hint=f"Its output: scanvit ray logs {job.job_id} --address {address}")
 
 
 def _job(info: Any) -> Job:
@@ -175,5 +179,6 @@ def _job(info: Any) -> Job:
     )
 
 
-def _last_line(text: str) -> str:
-    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no reason was given"])[-1][:300]
+def _reason(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason was given"]
+    return next((line.removeprefix("error:").strip() for line in reversed(lines) if line.startswith("error:")), lines[-1])[:300]

@@ -1,7 +1,7 @@
 """Connecting to a Ray cluster, or starting one on this machine for as long as a run lasts.
 
 A Ray cluster runs whatever it is sent: whoever reaches its ports owns its machines (CVE-2023-48022, "ShadowRay"). So what is started here
-asks for a token, and listens on loopback.
+asks for a token; its dashboard and job server, where it has them, listen on loopback (Ray's other ports cannot be kept there).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard
             ray.init(address=address, **quiet)
         else:
             warn_if_open(dashboard)
-            own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+            own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
             own |= {"num_gpus": gpus} if gpus is not None else {}
             own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
             ray.init(address="local", **own, **quiet)

@@ -63,7 +63,7 @@ def train(
                 pack=pack,
                 environment=travelling(os.environ),
                 tracking=_tracking(experiment, run_dir),
-                ships=address is None or not _tracking_is_local(experiment, run_dir),
+                ships=_is_one_machine(ray) or not _tracking_is_local(experiment, run_dir),
                 threads=max(1, int(resources["CPU"])),
             )
             for file in (SETTINGS, STATE, "tracking.json"):  # with these, any machine can go on: --resume STORAGE/NAME
@@ -141,6 +141,11 @@ def _tracking(experiment: Experiment, run_dir: Path) -> Mapping[str, Any]:
     shipper = Shipper(run_dir, experiment.tracking)
     write_json(shipper.state_file, shipper.state)
     return dict(shipper.state)
+
+
+def _is_one_machine(ray: Any) -> bool:
+    """Whether every worker sees the driver's files."""
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) == 1
 
 
 def _tracking_is_local(experiment: Experiment, run_dir: Path) -> bool:

@@ -18,6 +18,8 @@ from .terminal import Terminal
 _READ_S = 0.5
 _WAITING_S = 5.0
 """How often a run that waits for room says so."""
+_START_S = 900.0
+"""How long workers may take from their room to their first word: Python's imports on a cold node, an image to be fetched."""
 _STOP_S = 60.0
 """How long the workers have for a last checkpoint when the driver is told to stop."""
 
@@ -31,7 +33,8 @@ class Watch:
         self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self.terminal = Terminal()
         self._failure: BaseException | None = None
-        self._waiting_since = self._said_at = time.monotonic()
+        self._alive_at = self._looked_at = time.monotonic()
+        self._lacking_s = 0.0
 
     def __enter__(self) -> Watch:
         return self
@@ -56,8 +59,11 @@ class Watch:
                 thread.join(_READ_S)
                 snapshot = self.ray.get(self.board.read.remote())
                 self._show(snapshot)
-                if time.monotonic() - self._waiting_since > self.settings.wait_s:  # Ray itself waits without an end where the number of workers is a range
+                # Ray itself waits without an end where the number of workers is a range.
+                if self._lacking_s > self.settings.wait_s:
                     return {"waited": self._no_room()}
+                if time.monotonic() - self._alive_at > self.settings.wait_s + _START_S:
+                    return {"failed": f"The workers did not come up within {_START_S:.0f} s after they had got their room."}
                 if signals and stop_at is None:
                     if not any(worker.state == "training" for worker in snapshot.workers.values()):
                         return {"stopped": "The run was asked to stop while no worker was training."}
@@ -81,22 +87,28 @@ class Watch:
         self.terminal.show(snapshot)
         now = time.monotonic()
         if any(worker.state != "lost" for worker in snapshot.workers.values()):
-            self._waiting_since = now
-        elif now - self._waiting_since > _WAITING_S and now - self._said_at > _WAITING_S:
-            self._said_at = now
-            self.terminal.line(self._shortage())
+            self._alive_at = self._looked_at = now
+            self._lacking_s = 0.0
+        elif now - self._looked_at > _WAITING_S:
+            shortage = self._shortage()
+            self._lacking_s += now - self._looked_at if shortage else 0.0
+            self._looked_at = now
+            self.terminal.line(shortage or "the workers are starting")
 
-    def _shortage(self) -> str:
+    def _shortage(self) -> str | None:
+        """What the cluster lacks; None where the workers have their room already and are on their way."""
         has, free = self.ray.cluster_resources(), self.ray.available_resources()
         workers = self.settings.needed_workers
         wanted = {name: amount * workers for name, amount in self.resources.items() if amount}
+        if all(has.get(name, 0) - free.get(name, 0) >= amount for name, amount in wanted.items()):
+            return None
         needs = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
         there = ", ".join(f"{name} {has.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted)
         nodes = sum(node["Alive"] for node in self.ray.nodes())
         return f"waiting for {workers} workers ({needs}): the cluster has {nodes} {'node' if nodes == 1 else 'nodes'} with {there}"
 
     def _no_room(self) -> str:
-        return f"The cluster had no room for the workers in {self.settings.wait_s:.0f} s: {self._shortage()}."
+        return f"The cluster had no room for the workers in {self.settings.wait_s:.0f} s: {self._shortage() or 'they did not come up'}."
 
     def _outcome(self, snapshot: Snapshot) -> dict[str, Any]:
         if snapshot.outcome is not None:

@@ -59,7 +59,7 @@ def work(assignment: Assignment, board: Any) -> None:
     progress = BoardProgress(board, rank=rank)
     progress.join(node=node_address(ray), world_size=world_size)
     with _folder(assignment.name, rank) as run_dir:
-        pack, fault = _prepare(assignment, run_dir, rank)
+        pack, fault = _prepare(assignment, run_dir, progress)
         if fault is not None or pack is None:
             if rank == 0:
                 ray.get(board.end.remote({"error": fault}))
@@ -67,24 +67,26 @@ def work(assignment: Assignment, board: Any) -> None:
         _train(assignment, pack, run_dir, progress)
 
 
-def _prepare(assignment: Assignment, run_dir: Path, rank: int) -> tuple[Pack | None, ScanvitError | None]:
+def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> tuple[Pack | None, ScanvitError | None]:
     """The pack, and the run folder as the newest checkpoint left it; or the first rank's error, on all ranks."""
     from torch import distributed
 
-    pack, fault, chosen = None, None, None
+    pack, fault, step = None, None, None
     try:
         pack = obtain(assignment.pack, cache_folder())
         write_text(run_dir / SETTINGS, experiment_to_yaml(bind(assignment.experiment, pack)))
-        chosen = bundle.restore(assignment.storage, run_dir)
-        if chosen is None:
+        step = bundle.restore(assignment.storage, run_dir)
+        if step is None:
             write_json(run_dir / "tracking.json", dict(assignment.tracking))
+        elif progress.rank == 0:
+            progress.board.announce.remote(f"going on from the checkpoint of step {step}")
     except ScanvitError as error:
         fault = error
-    found: list[Any] = [None] * distributed.get_world_size() if distributed.is_initialized() else [(fault, chosen)]
+    found: list[Any] = [None] * distributed.get_world_size() if distributed.is_initialized() else [(fault, step)]
     if distributed.is_initialized():
-        distributed.all_gather_object(found, (fault, chosen))
+        distributed.all_gather_object(found, (fault, step))
     fault = next((error for error, _ in found if error is not None), None)
-    if fault is None and len({name for _, name in found}) > 1:
+    if fault is None and len({chosen for _, chosen in found}) > 1:
         raise RunError("The workers see different checkpoints in the storage.", hint="Is it one store for all nodes?")  # a new start may mend it
     return pack, fault
 
