@@ -62,9 +62,9 @@ class Node:
         self.sessions: set[int] = set()
 
     def start(self, flags: list[str], environment: dict[str, str]) -> None:
-        """Ray gives a node 30 s to start, which a busy machine may need two times."""
+        """Ray gives a node 30 s to start, which is too short on a machine that is very busy: then it is tried again."""
         enter = self.box.enter if self.box else []
-        for last in (False, True):
+        for last in (False, False, True):
             process = subprocess.Popen(
                 [*enter, RAY, "start", *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
             )
@@ -106,7 +106,10 @@ class RayCluster:
         if boxes:
             self.environment["GLOO_SOCKET_IFNAME"] = "eth0"
         self.nodes: list[Node] = []
-        options = {"num-cpus": 0, "system-config": json.dumps(FAST_CLOCKS), "include-dashboard": "false"} | dict(head_options or {})
+        options = {"num-cpus": 0, "system-config": json.dumps(FAST_CLOCKS), "include-dashboard": "false", "ray-client-server-port": free_port()}
+        options |= dict(head_options or {})
+        if "autoscaling-config" not in options:
+            options["no-monitor"] = None
         try:
             self.head = self._start(head=True, options=options)
         except BaseException:
@@ -136,7 +139,7 @@ class RayCluster:
         folder.mkdir(exist_ok=True)
         self.nodes.append(node)
         options |= {"node-ip-address": node.address, "min-worker-port": 0, "max-worker-port": 0, "object-store-memory": 100_000_000}
-        options |= {"disable-usage-stats": None}
+        options |= {"disable-usage-stats": None, "include-log-monitor": "false"}
         if head:
             self.port = 6379 if node.box else free_port()
             options |= {"head": None, "port": self.port, "temp-dir": folder, "dashboard-host": "127.0.0.1"}

@@ -75,11 +75,11 @@ def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> 
     try:
         pack = obtain(assignment.pack, cache_folder())
         write_text(run_dir / SETTINGS, experiment_to_yaml(bind(assignment.experiment, pack)))
-        step = bundle.restore(assignment.storage, run_dir)
+        step = bundle.restore(assignment.storage, run_dir, say=progress.announce)
         if step is None:
             write_json(run_dir / "tracking.json", dict(assignment.tracking))
-        elif progress.rank == 0:
-            progress.board.announce.remote(f"going on from the checkpoint of step {step}")
+        else:
+            progress.announce(f"going on from the checkpoint of step {step}")
     except ScanvitError as error:
         fault = error
     found: list[Any] = [None] * distributed.get_world_size() if distributed.is_initialized() else [(fault, step)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -85,7 +83,7 @@ class RayRun:
         """Of the complete checkpoints in the storage."""
         return sorted(json.loads(file.read_bytes())["step"] for file in storage.glob(f"{self.run_dir.name}-*/checkpoint*/bundle.json"))
 
-    def wait_for_step(self, step: int, timeout_s: float = 180) -> int:
+    def wait_for_step(self, step: int, timeout_s: float = 600) -> int:
         assert self.process is not None
 
         def there() -> int:
@@ -96,7 +94,7 @@ class RayRun:
 
         return int(wait_for(there, f"step {step} of\n{self.said}", timeout_s, every_s=0.02))
 
-    def wait(self, *, code: int = 0, timeout_s: float = 300) -> str:
+    def wait(self, *, code: int = 0, timeout_s: float = 600) -> str:
         """Until the command has ended; nothing of it is left running then, neither here nor on the cluster."""
         assert self.process is not None
         try:
@@ -139,25 +137,18 @@ class Disturbed:
     def __init__(self, run: RayRun) -> None:
         self.run, self.made, self.at = run, run.step, time.monotonic()
 
-    def recovered(self, timeout_s: float = 180) -> Disturbed:
+    def recovered(self, timeout_s: float = 600) -> Disturbed:
         """The run goes on by itself until it has made a step that it had not made before."""
         self.run.wait_for_step(self.made + 1, timeout_s)
         self.recovery_s = time.monotonic() - self.at
         return self
 
     def lost_steps(self) -> int:
-        """Of the finished run: those made before the fault that its events tell of after the last resumption."""
-        before: list[int] = [0]
-        events = list(read_events(self.run.run_dir))
-        resumed = max((i for i, event in enumerate(events) if event["kind"] == "resume"), default=0)
-        before += [event["step"] for event in events[:resumed]]
-        return self.made - max(before)
+        """Those made before the fault that the run did not go on from."""
+        taken_up = [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", self.run.said)]
+        return self.made - (taken_up[-1] if taken_up else 0)
 
     def record(self, fault: Fault, undisturbed: Path, *, exit_code: int = 0, ended_s: float | None = None) -> None:
         assert_same(self.run.run_dir, undisturbed)
         same = differing_weights(self.run.run_dir, undisturbed) == []
         fault.record(exit_code=exit_code, ended_s=ended_s, lost_steps=self.lost_steps(), recovery_s=self.recovery_s, same_weights=same)
-
-
-def send(pid: int, signum: signal.Signals) -> None:
-    os.kill(pid, signum)
