@@ -93,7 +93,8 @@ def download(storage: Storage, manifest: Mapping[str, Any], run_dir: Path, *, na
 def restore(storage: Storage, run_dir: Path, *, say: Callable[[str], None]) -> int | None:
     """Fill ``run_dir`` from the newest bundle that is whole: its optimizer step, or None where the run has none yet.
 
-    ``say`` is told of those that are not. Raises ClusterStorageError where there are bundles but every one is damaged: starting over must be somebody's decision.
+    ``say`` is told of those that are not. Raises
+    ClusterStorageError where there are bundles but every one is damaged: starting over must be somebody's decision.
     """
     damaged = []
     for place, manifest in newest(storage):
