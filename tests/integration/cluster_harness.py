@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -148,6 +149,14 @@ class RayCluster:
         flags = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
         node.start(flags, self.environment | {"RAY_TMPDIR": str(folder)})
         return node
+
+    def drain(self, node: Node, *, seconds: int) -> None:
+        """Announce that the node will be taken away, as a cloud does with what it lends for less."""
+        (node_id,) = {match[1] for process in node.processes if (match := re.search(r"--node-id=([0-9a-f]{56})", " ".join(process.cmdline())))}
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(seconds)]
+        command = [RAY, "drain-node", "--address", self.address, "--node-id", node_id, *reason]
+        done = subprocess.run(command, env=self.client_environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def query(self, code: str, timeout: float = 60) -> Any:
         """What ``code``, run in a driver of its own where ``ray`` is imported and connected, prints as JSON in its last line."""

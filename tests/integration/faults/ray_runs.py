@@ -94,6 +94,20 @@ class RayRun:
 
         return int(wait_for(there, f"step {step} of\n{self.said}", timeout_s, every_s=0.02))
 
+    def wait_for_line(self, text: str, timeout_s: float = 600) -> int:
+        """The highest step that was seen until then."""
+        assert self.process is not None
+        process, highest = self.process, 0
+
+        def there() -> bool:
+            nonlocal highest
+            found, highest = text in self.said, max(highest, self.step)
+            assert found or process.poll() is None, f"the command ended without {text!r}:\n{self.said}"
+            return found
+
+        wait_for(there, f"a line with {text!r}", timeout_s)
+        return highest
+
     def wait(self, *, code: int = 0, timeout_s: float = 600) -> str:
         """Until the command has ended; nothing of it is left running then, neither here nor on the cluster."""
         assert self.process is not None
@@ -136,6 +150,13 @@ class Disturbed:
 
     def __init__(self, run: RayRun) -> None:
         self.run, self.made, self.at = run, run.step, time.monotonic()
+        self.recovery_s: float | None = None
+
+    def again(self) -> None:
+        """The same command, until it has made a step that had not been made before."""
+        self.at = time.monotonic()
+        self.run.start()
+        self.recovered()
 
     def recovered(self, timeout_s: float = 600) -> Disturbed:
         """The run goes on by itself until it has made a step that it had not made before."""
