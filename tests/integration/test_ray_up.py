@@ -82,7 +82,11 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
         done = head.box.run(sys.executable, "-c", count, environment=head.environment | {"RAY_AUTH_MODE": "token"} | changes)
         return int(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else 0
 
-    wait_for(lambda: nodes() == 2, f"two nodes\n{up.stdout}", 300, every_s=2)
+    try:
+        wait_for(lambda: nodes() == 2, "two nodes", 300, every_s=2)
+    except AssertionError:
+        logs = head.home.glob("tmp/ray/session_latest/logs/monitor.*")
+        pytest.fail("the worker did not join:\n" + "\n".join(log.read_text(encoding="utf-8")[-3000:] for log in logs))
     assert nodes(RAY_AUTH_TOKEN="0" * 64) == 0, "another token opens nothing"
     assert (head.home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
     listening = head.box.run("ss", "-ltnH").stdout.split()
