@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.argument("experiment", required=False),
-    click.option("--pack", envvar="DATA_PATH", help="A folder, s3://BUCKET/FOLDER or swift:CONTAINER/FOLDER.  [default: $DATA_PATH]"),
+    click.option("--pack", help="A folder, s3://BUCKET/FOLDER or swift:CONTAINER/FOLDER.  [default: $DATA_PATH]"),
     click.option("--num-workers", type=int, help="Processes that train together.  [default: 1]"),
     click.option("--use-gpu", is_flag=True, default=None, help="One GPU a worker, with NCCL."),
     click.option("--resources-per-worker", metavar="NAME=N,...", help="What a worker takes of the cluster, e.g. GPU=1,CPU=8."),

@@ -29,6 +29,8 @@ from .storage import Storage, insist
 INSIDE_EPOCH = 1e30
 """Reported as val_loss by a checkpoint inside an epoch: no number, and it would count as the best; so it is the worst."""
 _PENDING = 4
+"""Checkpoints at epochs' ends that may wait for the storage at the same time."""
+_LAST_UPLOADS_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +115,16 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     try:
         result = fit(experiment, pack, run_dir, host=host)
     except PreemptedError as error:
+        courier.wait()
         if not progress.stop_requested:
             raise
         if progress.rank == 0:
-            courier.wait()
             ray.get(progress.board.end.remote({"stopped": error.message}))
         return
+    except BaseException:
+        courier.wait(_LAST_UPLOADS_S)  # the run folder goes with this process: what is on its way to the storage is to arrive
+        raise
+    courier.wait()
     if progress.rank == 0:
         outcome = {"best_epoch": result.best_epoch, "best_val_loss": result.best_val_loss, "tracking_uri": result.tracking_uri, "tracked": result.tracked}
         place = assignment.storage.below("run")
@@ -178,9 +184,10 @@ class _Courier:
         with self._idle:
             return self._pending < (1 if inside_epoch else _PENDING)
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until everything that was handed over has arrived."""
         with self._idle:
-            self._idle.wait_for(lambda: self._pending == 0)
+            self._idle.wait_for(lambda: self._pending == 0, timeout_s)
 
     def request(self) -> Request:
         if self.progress.stop_requested:
