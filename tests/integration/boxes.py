@@ -47,6 +47,7 @@ class Box:
         _ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", "eth0")
         _ip("-n", self.name, "link", "set", "eth0", "up")
         _ip("-n", self.name, "link", "set", "lo", "up")
+        _ip("-n", self.name, "route", "add", "default", "via", "10.77.0.254")  # nobody is there: Ray finds its own address by the route's
         setup = f"hostname box{number} && mount -t tmpfs tmpfs /dev/shm && exec {sys.executable} -c '{_INIT}'"
         isolate = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--uts"]
         self._unshare = subprocess.Popen(["ip", "netns", "exec", self.name, *isolate, "sh", "-c", setup], start_new_session=True)

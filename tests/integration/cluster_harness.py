@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -24,6 +25,7 @@ from typing import Any
 import psutil
 import yaml
 from tests.integration.boxes import Box
+from tests.integration.conftest import SOURCES
 
 RAY = str(Path(sys.executable).with_name("ray"))
 # Ray's own clocks, shortened: a node that stays silent is dead after about 5 s instead of 30.
@@ -61,9 +63,9 @@ class Node:
         self.sessions: set[int] = set()
 
     def start(self, flags: list[str], environment: dict[str, str]) -> None:
-        """Ray gives a node 30 s to start, which a busy machine may need two times."""
+        """Ray gives a node 30 s to start, which is too short on a machine that is very busy: then it is tried again."""
         enter = self.box.enter if self.box else []
-        for last in (False, True):
+        for last in (False, False, True):
             process = subprocess.Popen(
                 [*enter, RAY, "start", *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
             )
@@ -100,11 +102,15 @@ class RayCluster:
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1"}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-        self.environment = clean | quiet | auth | environment
+        self.cache = self.folder / "cache"
+        self.environment = clean | quiet | auth | {"SCANVIT_CACHE": str(self.cache), "PYTHONPATH": str(SOURCES)} | environment
         if boxes:
             self.environment["GLOO_SOCKET_IFNAME"] = "eth0"
         self.nodes: list[Node] = []
-        options = {"num-cpus": 0, "system-config": json.dumps(FAST_CLOCKS), "include-dashboard": "false"} | dict(head_options or {})
+        options = {"num-cpus": 0, "system-config": json.dumps(FAST_CLOCKS), "include-dashboard": "false", "ray-client-server-port": free_port()}
+        options |= dict(head_options or {})
+        if "autoscaling-config" not in options:
+            options["no-monitor"] = None
         try:
             self.head = self._start(head=True, options=options)
         except BaseException:
@@ -134,7 +140,7 @@ class RayCluster:
         folder.mkdir(exist_ok=True)
         self.nodes.append(node)
         options |= {"node-ip-address": node.address, "min-worker-port": 0, "max-worker-port": 0, "object-store-memory": 100_000_000}
-        options |= {"disable-usage-stats": None}
+        options |= {"disable-usage-stats": None, "include-log-monitor": "false"}
         if head:
             self.port = 6379 if node.box else free_port()
             options |= {"head": None, "port": self.port, "temp-dir": folder, "dashboard-host": "127.0.0.1"}
@@ -143,6 +149,14 @@ class RayCluster:
         flags = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
         node.start(flags, self.environment | {"RAY_TMPDIR": str(folder)})
         return node
+
+    def drain(self, node: Node, *, seconds: int) -> None:
+        """Announce that the node will be taken away, as a cloud does with what it lends for less."""
+        (node_id,) = {match[1] for process in node.processes if (match := re.search(r"--node-id=([0-9a-f]{56})", " ".join(process.cmdline())))}
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(seconds)]
+        command = [RAY, "drain-node", "--address", self.address, "--node-id", node_id, *reason]
+        done = subprocess.run(command, env=self.client_environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def query(self, code: str, timeout: float = 60) -> Any:
         """What ``code``, run in a driver of its own where ``ray`` is imported and connected, prints as JSON in its last line."""

@@ -154,6 +154,11 @@ class BoardProgress(Progress):
         shown = {name: float(metrics[name]) for name in ("train_loss", "val_loss", "val_accuracy", "images_per_s")}
         self.board.end_epoch.remote(epoch, shown, best)
 
+    def announce(self, text: str) -> None:
+        """A line on the driver's terminal; the same on all ranks, so one says it."""
+        if self.rank == 0:
+            self.board.announce.remote(text)
+
     def stop(self) -> None:
         self.tell()
 

@@ -8,10 +8,9 @@ in twice; ``tracking.json`` goes along, so that they keep going to the same MLfl
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from ..core.errors import ClusterStorageError
 from ..storage.atomic import write_json
 from ..storage.checksum import sha256_file
 from .storage import Storage, insist
-
-_log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
 LAST = "checkpoints/last.ckpt"
@@ -93,17 +90,18 @@ def download(storage: Storage, manifest: Mapping[str, Any], run_dir: Path, *, na
     return None
 
 
-def restore(storage: Storage, run_dir: Path) -> int | None:
-    """Fill the empty folder ``run_dir`` from the newest bundle that is whole: its optimizer step, or None where the run has none yet.
+def restore(storage: Storage, run_dir: Path, *, say: Callable[[str], None]) -> int | None:
+    """Fill ``run_dir`` from the newest bundle that is whole: its optimizer step, or None where the run has none yet.
 
-    Raises ClusterStorageError where there are bundles but every one is damaged: starting over must be somebody's decision.
+    ``say`` is told of those that are not. Raises
+    ClusterStorageError where there are bundles but every one is damaged: starting over must be somebody's decision.
     """
     damaged = []
     for place, manifest in newest(storage):
         fault = download(place, manifest, run_dir) if LAST in manifest["files"] else f"it holds no {LAST}"
         if fault is None:
             return int(manifest["step"])
-        _log.warning("The checkpoint of step %d in %s is damaged: %s. The one before it is used.", manifest["step"], place.address, fault)
+        say(f"the checkpoint of step {manifest['step']} in {place.address} is damaged: {fault}; the one before it is used")
         damaged.append(place)
         for name in FILES:
             (run_dir / name).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from ..core.errors import ClusterError, ClusterResourcesError, PreemptedError, R
 from ..data.pack import Pack
 from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
-from ..training.fit import FitResult
+from ..training.result import FitResult
 from ..training.run_folder import SETTINGS, bind, locked, open_run
 from ..training.shipping import ship_now
 from ..training.tracking import Shipper
@@ -163,7 +163,7 @@ def _run(ray: Any, assignment: Assignment, name: str, settings: ClusterSettings,
     with Watch(ray, settings, resources) as watch:
         trainer = TorchTrainer(
             partial(work, assignment, watch.board),
-            torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=math.ceil(assignment.experiment.trainer.timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=settings.num_workers if settings.min_workers is None else (settings.min_workers, settings.num_workers),
                 elastic_resize_monitor_interval_s=settings.resize_every_s,

@@ -77,11 +77,11 @@ def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> 
     try:
         pack = obtain(assignment.pack, cache_folder())
         write_text(run_dir / SETTINGS, experiment_to_yaml(bind(assignment.experiment, pack)))
-        step = bundle.restore(assignment.storage, run_dir)
+        step = bundle.restore(assignment.storage, run_dir, say=progress.announce)
         if step is None:
             write_json(run_dir / "tracking.json", dict(assignment.tracking))
-        elif progress.rank == 0:
-            progress.board.announce.remote(f"going on from the checkpoint of step {step}")
+        else:
+            progress.announce(f"going on from the checkpoint of step {step}")
     except ScanvitError as error:
         fault = error
     found: list[Any] = [None] * distributed.get_world_size() if distributed.is_initialized() else [(fault, step)]
@@ -97,11 +97,13 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     import ray
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
+    from ..core.runtime import available_devices
     from ..training.fit import fit
+    from ..training.world import ddp_options
 
     courier = _Courier(assignment, run_dir, progress)
     host = Host(
-        strategy=RayDDPStrategy(gradient_as_bucket_view=True),
+        strategy=RayDDPStrategy(**ddp_options(assignment.experiment.trainer, available_devices(assignment.experiment.trainer.accelerator)[0])),
         plugins=(RayLightningEnvironment(),),
         prepare=prepare_trainer,
         progress=progress,
@@ -122,7 +124,7 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
             ray.get(progress.board.end.remote({"stopped": error.message}))
         return
     except BaseException:
-        courier.wait(_LAST_UPLOADS_S)  # the run folder goes with this process: what is on its way to the storage is to arrive
+        courier.wait(_LAST_UPLOADS_S)  # what is on its way to the storage is read from the folder that goes next
         raise
     courier.wait()
     if progress.rank == 0:
@@ -156,13 +158,18 @@ class _Courier:
             checkpoint = ray.train.Checkpoint.from_directory(str(folder))
             with self._idle:
                 self._pending += 1
-        ray.train.report(
-            metrics | {"epoch": saved.epoch, "step": saved.step},
-            checkpoint=checkpoint,
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=self._upload,
-            delete_local_checkpoint_after_upload=True,
-        )
+        try:
+            ray.train.report(
+                metrics | {"epoch": saved.epoch, "step": saved.step},
+                checkpoint=checkpoint,
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+                checkpoint_upload_fn=self._upload,
+                delete_local_checkpoint_after_upload=True,
+            )
+        except BaseException:
+            if checkpoint is not None:
+                self._done()
+            raise
 
     def _upload(self, checkpoint: Any, name: str) -> Any:
         import json
@@ -170,13 +177,11 @@ class _Courier:
         import ray.train
 
         place, folder = self.storage.below(name), Path(checkpoint.path)
-        step = json.loads((folder / bundle.MANIFEST).read_bytes())["step"]
         try:
+            step = json.loads((folder / bundle.MANIFEST).read_bytes())["step"]
             insist(lambda: bundle.upload(folder, place, {"step": step}), what=f"Writing {place.address}")
         finally:
-            with self._idle:
-                self._pending -= 1
-                self._idle.notify_all()
+            self._done()
         self.progress.board.keep.remote(step)
         return ray.train.Checkpoint(place.path, place.filesystem)
 
@@ -184,8 +189,13 @@ class _Courier:
         with self._idle:
             return self._pending < (1 if inside_epoch else _PENDING)
 
+    def _done(self) -> None:
+        with self._idle:
+            self._pending -= 1
+            self._idle.notify_all()
+
     def wait(self, timeout_s: float | None = None) -> None:
-        """Until everything that was handed over has arrived."""
+        """Until all that was handed over is in the storage, or has failed to get there."""
         with self._idle:
             self._idle.wait_for(lambda: self._pending == 0, timeout_s)
 

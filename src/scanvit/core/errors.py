@@ -19,7 +19,9 @@
     │   └── PackMismatchError    34   another pack than the run was started with
     ├── RunError                40
     │   ├── RunMissingError      41
-    │   └── RunExistsError       42
+    │   ├── RunExistsError       42
+    │   ├── ProcessLostError     43   a process of the run was killed or crashed
+    │   └── StalledError         44   a process of the run did not take part for trainer.timeout_s
     ├── CheckpointError         50
     ├── StorageError            60
     │   ├── NoSpaceError         61
@@ -132,6 +134,14 @@ class RunMissingError(RunError):
 
 class RunExistsError(RunError):
     exit_code = 42
+
+
+class ProcessLostError(RunError):
+    exit_code = 43
+
+
+class StalledError(RunError):
+    exit_code = 44
 
 
 class CheckpointError(ScanvitError):

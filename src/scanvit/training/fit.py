@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ..core.config import Experiment
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
-from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info
+from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
 from ..storage.atomic import write_json, write_text
@@ -29,19 +28,10 @@ from .host import Host
 from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
+from .result import FitResult
 from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    run_dir: Path
-    best_epoch: int
-    best_val_loss: float
-    tracking_uri: str | None
-    """None where the run is not tracked."""
-    tracked: bool
-    """Whether everything reached the tracking server; if not, ``scanvit track sync`` sends the rest."""
+from .world import batch_norm_sync, ddp_options
 
 
 def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False, host: Host | None = None) -> FitResult:
@@ -75,7 +65,11 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         except BaseException as error:
             if events:
                 events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # Lightning ends the program with exit code 1
             raise
+        finally:
+            recorder.stop_listening()
         if events:
             for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
                 events.write("artifact", path=path)
@@ -133,34 +127,38 @@ def _train_counts(pack: Pack) -> torch.Tensor:
 
 
 def _set_threads(experiment: Experiment, host: Host | None) -> None:
-    threads, processes = experiment.trainer.threads, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    shared = host.threads if host else max(1, (os.cpu_count() or 1) // processes)
+    threads = experiment.trainer.threads
+    shared = host.threads if host else max(1, usable_cores() // World.from_environment().local_world_size)
     torch.set_num_threads(shared if threads == "auto" else threads)
 
 
 def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path, host: Host | None) -> L.Trainer:
-    settings = experiment.trainer
+    settings, world = experiment.trainer, World.from_environment()
     accelerator, found = available_devices(settings.accelerator)
-    devices = found if settings.devices == "auto" or host else settings.devices
-    num_nodes = 1 if host else settings.num_nodes
     precision: Any = settings.precision
     if precision == "auto":
         precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
     strategy: Strategy | str = "auto"
+    plugins: list[Any] = [AtomicCheckpointIO()]
     if host:
         strategy = host.strategy
-    elif devices * num_nodes > 1:
-        strategy = DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", gradient_as_bucket_view=True)
+        plugins += host.plugins
+    elif world.world_size > 1:
+        strategy = DDPStrategy(**ddp_options(settings, accelerator))
+        plugins.append(TorchElasticEnvironment())  # the environment variables of torchrun, which our own launcher sets as well
+    if settings.sync_batchnorm:
+        plugins.append(batch_norm_sync(accelerator))
     trainer = L.Trainer(
         accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
+        devices=found if host else world.local_world_size,
+        num_nodes=1 if host else world.num_nodes,
         strategy=strategy,
         precision=precision,
+        sync_batchnorm=settings.sync_batchnorm,
         max_epochs=settings.max_epochs,
         gradient_clip_val=settings.gradient_clip_norm or None,
         callbacks=[recorder],
-        plugins=[AtomicCheckpointIO(), *(host.plugins if host else ())],
+        plugins=plugins,
         default_root_dir=run_dir,
         logger=False,
         num_sanity_val_steps=0,
@@ -169,7 +167,16 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path,
         enable_model_summary=False,
         benchmark=accelerator == "gpu",
     )
+    _leave_signals_to(recorder, trainer)
     return host.prepare(trainer) if host else trainer
+
+
+def _leave_signals_to(recorder: RunRecorder, trainer: L.Trainer) -> None:
+    """Lightning answers SIGTERM by a broadcast from inside the signal handler, which can deadlock several processes, and by another one, with
+    a wait for the GPU, in every step. The recorder's own answer takes the place of both."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    recorder.listen()
 
 
 def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:

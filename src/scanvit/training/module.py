@@ -20,7 +20,8 @@ from ..core.runtime import derive_seed
 from ..data.augment import augment, mix
 from ..data.loader import Batch, Position, steps_per_epoch
 from ..model.vit import VisionTransformer
-from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, update_average
+from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
+from .world import broadcast_buffers
 
 
 class ClassificationModule(L.LightningModule):
@@ -115,9 +116,11 @@ class ClassificationModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = build_optimizer(self.network, self.experiment.optimizer)
+        # The scale is no part of the optimizer's state: a world of another size goes on with its own.
+        scale = lr_scale(self.experiment.optimizer, global_batch_size=self._share["global_batch_size"])
         steps, epochs = self.steps_per_epoch, self.experiment.trainer.max_epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(self.schedule_step(step), self.experiment.schedule, steps_per_epoch=steps, max_epochs=epochs)
+            optimizer, lambda step: scale * lr_factor(self.schedule_step(step), self.experiment.schedule, steps_per_epoch=steps, max_epochs=epochs)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -151,6 +154,11 @@ class ClassificationModule(L.LightningModule):
                 batches[stage] += shift
 
     # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        broadcast_buffers(self.network)
+        if self.average is not None:
+            broadcast_buffers(self.average)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         pixels, targets, _ = batch

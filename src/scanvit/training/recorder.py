@@ -14,14 +14,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from ..core.config import TrainerConfig
-from ..core.errors import PreemptedError
+from ..core.errors import PreemptedError, RunError
 from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
 from ..model.checkpoint import save_checkpoint
-from .checkpoints import replace_by_link
+from .checkpoints import keep_previous, replace_by_link
 from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
+from .world import Council
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class RunRecorder(Checkpoint):
         self.folder = run_dir / "checkpoints"
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
+        self._handler_before: Any = None
         self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
         self._window_images = self._epoch_images = 0
         self._train_time_s = 0.0
@@ -52,11 +54,19 @@ class RunRecorder(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.council = Council(timeout_s=self._settings(pl_module).timeout_s)
+
+    def listen(self) -> None:
+        """Take SIGTERM as a request to write a checkpoint and end, from now until ``stop_listening``."""
+        if threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def stop_listening(self) -> None:
+        if self._handler_before is not None:
+            signal.signal(signal.SIGTERM, self._handler_before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning's own handler, set just before, can deadlock several processes; this one takes its place for the training.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+        _refuse_unlike_processes(self.council.gather(trainer.global_step))
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
         assert isinstance(pl_module, ClassificationModule)
         trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
@@ -81,7 +91,7 @@ class RunRecorder(Checkpoint):
         due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self._settings(pl_module).checkpoint_every_s
         if self.host:
             due = (due and self.host.has_room(True)) or self._is_requested(self.host)
-        if self._agree(trainer, due or self.terminated):
+        if self.council.any(due or self.terminated):
             self._save(trainer)
             if self.host:
                 self.host.on_checkpoint(Saved(epoch=pl_module.position.epoch, step=trainer.global_step, metrics=None))
@@ -95,17 +105,20 @@ class RunRecorder(Checkpoint):
             self.best_val_loss, self.best_epoch = metrics["val_loss"], epoch
         elapsed_s = time.monotonic() - self._epoch_at
         self._train_time_s += elapsed_s
-        self._save(trainer)
+        # last.ckpt comes last: killed anywhere before, the run takes the epoch's end again and writes the same once more.
+        improved = improved or not self.council.any(trainer.is_global_zero and (self.folder / "best.ckpt").exists())
+        if improved:
+            trainer.save_checkpoint(self.folder / "best.ckpt")
         if trainer.is_global_zero:
-            if improved or not (self.folder / "best.ckpt").exists():
-                replace_by_link(self.folder / "last.ckpt", self.folder / "best.ckpt")
+            if improved:
                 self._export(pl_module, epoch=epoch, step=trainer.global_step)
             images_per_s = self._epoch_images / max(self._steps_end_at - self._epoch_at, 1e-9)
             metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "images_per_s": images_per_s}
             if self.events:
                 self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
             self.progress.epoch(epoch, metrics, best=improved)
-        if self.host and self._agree(trainer, trainer.is_global_zero and self.host.has_room(False)):
+        self._save(trainer, like=self.folder / "best.ckpt" if improved else None)
+        if self.host and self.council.any(trainer.is_global_zero and self.host.has_room(False)):
             self.host.on_checkpoint(Saved(epoch=epoch, step=trainer.global_step, metrics=metrics))
         self._stop_if_terminated(trainer)
         trainer.should_stop = trainer.should_stop or self._patience_is_over(trainer, epoch)
@@ -132,8 +145,14 @@ class RunRecorder(Checkpoint):
             values = {"train_loss_step": loss, "lr": _lr(trainer)}
             self.events.metrics(values, epoch=epoch, step=trainer.global_step)
 
-    def _save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+    def _save(self, trainer: L.Trainer, *, like: Path | None = None) -> None:
+        """Write last.ckpt, and keep the one before. ``like``: a checkpoint of this very moment, to take over."""
+        if trainer.is_global_zero:
+            keep_previous(self.folder)
+        if like is None:
+            trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+        elif trainer.is_global_zero:
+            replace_by_link(like, self.folder / "last.ckpt")
         self._saved_at = self._window_at = time.monotonic()
         self._window_images = 0
 
@@ -163,17 +182,20 @@ class RunRecorder(Checkpoint):
         self.terminated = self.terminated or request == "stop"
         return request != "go on"
 
-    @staticmethod
-    def _agree(trainer: L.Trainer, flag: bool) -> bool:
-        """Whether any rank says so; every rank gets the same answer."""
-        return flag if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(flag, all=False)
-
     def _stop_if_terminated(self, trainer: L.Trainer) -> None:
-        if self._agree(trainer, self.terminated):
+        if self.council.any(self.terminated):
             raise PreemptedError(
                 f"Training was asked to stop and wrote a checkpoint at step {trainer.global_step}.",
                 hint=f"Go on with: scanvit train --resume {self.run_dir}",
             )
+
+
+def _refuse_unlike_processes(steps: list[int]) -> None:
+    if len(set(steps)) > 1:
+        other = next(rank for rank, step in enumerate(steps) if step != steps[0])
+        raise RunError(
+            f"Process 0 starts at step {steps[0]}, but process {other} at step {steps[other]}.", hint="Every machine has to see the same run folder: share it."
+        )
 
 
 def _lr(trainer: L.Trainer) -> float:
