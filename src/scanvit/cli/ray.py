@@ -85,7 +85,7 @@ def train(
     else:
         prepared, settings = load_experiment(str(experiment), overrides), ClusterSettings(**given)
         folder = run_dir or Path("runs") / f"{prepared.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    pack = pack or prepared.data.pack
+    pack = pack or settings.pack or prepared.data.pack or os.environ.get("DATA_PATH")
     if pack is None:
         raise PackMissingError("No pack is given to train on.", hint="Add --pack PACK. Make one with: scanvit data prepare SOURCES -o PACK")
 

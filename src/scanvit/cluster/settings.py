@@ -29,6 +29,8 @@ class ClusterSettings:
     """A worker's, on top of one GPU with ``use_gpu`` and the CPUs that ``cpus`` says."""
     storage: str | None = None
     """s3://BUCKET/FOLDER or a folder that every node sees. None: inside the run folder, for a cluster on this machine."""
+    pack: str | None = None
+    """Where the run's pack is, as ``packs.source_of`` reads it; noted for a run that is continued elsewhere."""
     name: str | None = None
     """Of the run's folder in the storage. None: the run folder's name and a random key."""
     keep: int = 3

@@ -105,7 +105,7 @@ def insist(action: Callable[[], T], *, what: str, for_s: float = 600.0) -> T:
         try:
             return action()
         except OSError as error:
-            if time.monotonic() - began > for_s or isinstance(error, PermissionError):
+            if time.monotonic() - began > for_s or isinstance(error, PermissionError | FileNotFoundError):
                 raise
             _log.warning("%s failed (%s): trying again in %.0f s.", what, " ".join(str(error).split())[:200], wait_s)
             time.sleep(wait_s)

@@ -47,7 +47,7 @@ def train(
     experiment = bind(_resolved(experiment, settings), opened)
     with locked(run_dir):
         open_run(run_dir, experiment)
-        name, storage = _place(run_dir, settings)
+        name, storage = _place(run_dir, replace(settings, pack=str(pack)))
         if (finished := bundle.read_manifest(storage.below("run"))) is not None:  # the driver was lost after the run's end
             return _collect(experiment, run_dir, storage, finished)
         cpus = max(1, (os.cpu_count() or 1) // settings.num_workers) if address is None else 1

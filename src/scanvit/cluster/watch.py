@@ -96,11 +96,14 @@ class Watch:
             self.terminal.line(shortage or "the workers are starting")
 
     def _shortage(self) -> str | None:
-        """What the cluster lacks; None where the workers have their room already and are on their way."""
+        """What the cluster lacks; None where the workers have their room already, or will have it at once."""
+        from ray.util import placement_group_table
+
         has, free = self.ray.cluster_resources(), self.ray.available_resources()
         workers = self.settings.needed_workers
         wanted = {name: amount * workers for name, amount in self.resources.items() if amount}
-        if all(has.get(name, 0) - free.get(name, 0) >= amount for name, amount in wanted.items()):
+        waiting = any(group["state"] == "PENDING" for group in placement_group_table().values())  # Ray asks for all workers' room together
+        if not waiting and all(has.get(name, 0) >= amount for name, amount in wanted.items()):
             return None
         needs = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
         there = ", ".join(f"{name} {has.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted)

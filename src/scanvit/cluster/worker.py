@@ -29,6 +29,8 @@ from .storage import Storage, insist
 INSIDE_EPOCH = 1e30
 """Reported as val_loss by a checkpoint inside an epoch: no number, and it would count as the best; so it is the worst."""
 _PENDING = 4
+"""Checkpoints at epochs' ends that may wait for the storage at the same time."""
+_LAST_UPLOADS_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +117,16 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     try:
         result = fit(experiment, pack, run_dir, host=host)
     except PreemptedError as error:
+        courier.wait()
         if not progress.stop_requested:
             raise
         if progress.rank == 0:
-            courier.wait()
             ray.get(progress.board.end.remote({"stopped": error.message}))
         return
-    finally:
-        courier.wait()  # what is on its way to the storage is read from the folder that goes next
+    except BaseException:
+        courier.wait(_LAST_UPLOADS_S)  # what is on its way to the storage is read from the folder that goes next
+        raise
+    courier.wait()
     if progress.rank == 0:
         outcome = {"best_epoch": result.best_epoch, "best_val_loss": result.best_val_loss, "tracking_uri": result.tracking_uri, "tracked": result.tracked}
         place = assignment.storage.below("run")
@@ -190,10 +194,10 @@ class _Courier:
             self._pending -= 1
             self._idle.notify_all()
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float | None = None) -> None:
         """Until all that was handed over is in the storage, or has failed to get there."""
         with self._idle:
-            self._idle.wait_for(lambda: self._pending == 0)
+            self._idle.wait_for(lambda: self._pending == 0, timeout_s)
 
     def request(self) -> Request:
         if self.progress.stop_requested:
