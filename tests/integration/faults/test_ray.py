@@ -99,7 +99,7 @@ def start(cluster: Cluster, small_pack: Path, tmp_path: Path) -> Iterator[Callab
     ],
 )
 def test_a_worker_is_lost(start: Callable[..., RayRun], undisturbed: Path, fault: Fault, rank: int, step: int, signum: signal.Signals) -> None:
-    run = start(settings=("trainer.timeout_s=5",))
+    run = start(settings=("trainer.timeout_s=20",))
     run.wait_for_step(step)
     os.kill(run.worker(rank).pid, signum)
     disturbed = Disturbed(run).recovered()
@@ -201,7 +201,7 @@ def node_of(cluster: Cluster, run: RayRun, rank: int) -> Node:
 
 @pytest.mark.fault("Ray", "a node killed, replaced later", "inside an epoch")
 def test_a_node_is_lost_and_replaced(cluster: Cluster, start: Callable[..., RayRun], undisturbed: Path, fault: Fault) -> None:
-    run = start(settings=("trainer.timeout_s=5",))
+    run = start(settings=("trainer.timeout_s=20",))
     run.wait_for_step(STEPS_AN_EPOCH + 2)
     disturbed = Disturbed(run)
     node_of(cluster, run, 1).kill()
@@ -214,7 +214,7 @@ def test_a_node_is_lost_and_replaced(cluster: Cluster, start: Callable[..., RayR
 
 @pytest.mark.fault("Ray", "a node killed, not replaced", "inside an epoch")
 def test_a_node_is_lost_for_good(cluster: Cluster, start: Callable[..., RayRun], undisturbed: Path, fault: Fault) -> None:
-    run = start("--wait", "15", settings=("trainer.timeout_s=5",))
+    run = start("--wait", "15", settings=("trainer.timeout_s=20",))
     run.wait_for_step(STEPS_AN_EPOCH + 2)
     disturbed = Disturbed(run)
     node_of(cluster, run, 1).kill()
@@ -237,7 +237,7 @@ def undisturbed_long(small_pack: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_a_range_of_workers_goes_on_with_what_is_left_and_takes_new_nodes_in(cluster: Cluster, start: Callable[..., RayRun], tmp_path: Path) -> None:
-    run = start("--min-workers", "1", "--resize-every", "3", settings=(*LONG, "trainer.timeout_s=5"))
+    run = start("--min-workers", "1", "--resize-every", "3", settings=(*LONG, "trainer.timeout_s=20"))
     run.wait_for_step(30)
     before, made = len(run.workers), run.step
     node_of(cluster, run, 1).kill()

@@ -68,7 +68,7 @@ def test_the_cable_of_a_node_is_pulled(network: Network, small_pack: Path, tmp_p
     with RayCluster(boxes=iter(boxes)) as cluster:
         for _ in range(3):
             cluster.add_node(cpus=1)
-        settings = (*LONG, "trainer.timeout_s=5")
+        settings = (*LONG, "trainer.timeout_s=20")
         run = RayRun(cluster, small_pack, tmp_path / "run", "--num-workers", "2", "--storage", tmp_path / "storage", settings=settings).start()
         try:
             run.wait_for_step(30)
