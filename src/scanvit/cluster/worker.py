@@ -60,12 +60,14 @@ def work(assignment: Assignment, board: Any) -> None:
     os.environ.update(assignment.environment)
     progress = BoardProgress(board, rank=rank)
     progress.join(node=node_address(ray), world_size=world_size)
+    progress.mark("workers started")
     with _folder(assignment.name, rank) as run_dir:
         pack, fault = _prepare(assignment, run_dir, progress)
         if fault is not None or pack is None:
             if rank == 0:
                 ray.get(board.end.remote({"error": fault}))
             return
+        progress.mark("pack and state")
         _train(assignment, pack, run_dir, progress)
 
 
@@ -101,6 +103,7 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     from ..training.fit import fit
     from ..training.world import ddp_options
 
+    progress.mark("imports")
     courier = _Courier(assignment, run_dir, progress)
     host = Host(
         strategy=RayDDPStrategy(**ddp_options(assignment.experiment.trainer, available_devices(assignment.experiment.trainer.accelerator)[0])),
