@@ -71,6 +71,7 @@ def train(
             )
             for file in (SETTINGS, STATE, "tracking.json"):  # with these, any machine can go on: --resume STORAGE/NAME
                 insist(lambda file=file: storage.upload(run_dir / file, file), what=f"Writing {storage.address}")  # type: ignore[misc]
+            insist(lambda: bundle.forget_broken_notes(storage), what=f"Reading {storage.address}")
             marks["nodes checked"] = time.time()
             with Watch(ray, settings, resources, marks) as watch:
                 outcome = watch.follow(_trainer(assignment, watch, name, settings, resources))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -154,7 +155,9 @@ class _Courier:
         """On all ranks: Ray's report is a barrier."""
         import ray.train
 
-        metrics = {"val_loss": INSIDE_EPOCH} if saved.metrics is None else {name: saved.metrics[name] for name in ("val_loss", "val_accuracy")}
+        metrics = {"val_loss": INSIDE_EPOCH}
+        if saved.metrics is not None and math.isfinite(saved.metrics["val_loss"]):
+            metrics = {name: float(saved.metrics[name]) for name in ("val_loss", "val_accuracy")}
         checkpoint = None
         if self.progress.rank == 0:
             folder = bundle.snapshot(self.run_dir, Path(tempfile.mkdtemp(dir=self.outbox)), step=saved.step)

@@ -135,3 +135,22 @@ def test_s3_needs_credentials_and_keeps_them_to_itself() -> None:
     storage = open_storage("s3://ray/deep/", {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "hidden"})
     assert (storage.address, storage.path) == ("s3://ray/deep", "ray/deep")
     assert "hidden" not in repr(storage)
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [
+        ('{"ray_version": "VERSION", "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}', True),
+        ('{"ray_version": "VERSION", "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_2"}]}', False),
+        ('{"ray_version": "1.0", "checkpoint_results": []}', False),
+        ('{"ray_version": "VERS', False),
+        ("[]", False),
+    ],
+)
+def test_notes_that_ray_would_refuse_are_removed(storage: Storage, text: str, stays: bool) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    storage.below("checkpoint_1").make()
+    storage.write("checkpoint_manager_snapshot.json", text.replace("VERSION", ray.__version__).encode())
+    bundle.forget_broken_notes(storage)
+    assert storage.exists("checkpoint_manager_snapshot.json") == stays
+    bundle.forget_broken_notes(storage)
