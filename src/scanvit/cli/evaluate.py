@@ -12,7 +12,8 @@ from . import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.scores import Estimate, Scores
+    from ..evaluation.estimates import Estimate
+    from ..evaluation.scores import Scores
 
 SPLITS = ("train", "val", "test", "final_eval")
 _TITLES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "log_loss": "log loss"}

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from .predictions import Predictions
-from .scores import Scores, compute_scores
+from .scores import Scores
+from .scoring import compute_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +50,4 @@ def score_common_images(runs: Sequence[Path], scores: Sequence[Scores], split: s
 
 def _select(table: Predictions, image_ids: list[str]) -> Predictions:
     row_of = {image: row for row, image in enumerate(table.image_ids)}
-    rows = [row_of[image] for image in image_ids]
-    return replace(
-        table,
-        image_ids=image_ids,
-        patient_ids=[table.patient_ids[row] for row in rows],
-        sources=[table.sources[row] for row in rows],
-        targets=table.targets[rows],
-        logits=np.ascontiguousarray(table.logits[rows]),
-    )
+    return table.take([row_of[image] for image in image_ids])

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
+from .calibrate import calibrate_checkpoint
 from .predictions import Progress, predict_split
 from .report import read_environment, render_report
-from .scores import Scores, compute_scores
+from .scores import Scores
+from .scoring import compute_scores
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
@@ -26,13 +28,16 @@ def evaluate(
     Writes predictions-SPLIT.parquet, scores-SPLIT.json and the report into the run. ``pack``: where the pack is now, if it moved.
     ``draws`` and ``seed`` are the bootstrap's. Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, DataError.
     """
-    from ..model.checkpoint import load_model
+    from ..model.checkpoint import FILE_NAME, load_model
 
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise RunMissingError(f"There is no run folder {run_dir}.", hint="Give the folder that `scanvit train` made.")
     model = load_model(run_dir)
     opened = _open_pack(model, pack)
+    if not model.calibration:  # of a run that was stopped before its end, or made by an earlier version
+        calibrate_checkpoint(run_dir / FILE_NAME, opened)
+        model = load_model(run_dir)
     predictions = predict_split(model, opened, split, progress=progress)
     about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
     scores = compute_scores(predictions, about=about | {"cost": training_cost(run_dir, model)}, draws=draws, seed=seed)

@@ -60,15 +60,26 @@ class Classifier(nn.Module):
         """The gates of the pack's audit that did not pass."""
         self.metrics: dict[str, Any] = record["metrics"]
         """epoch, step, val_loss, val_accuracy of these weights."""
+        self.calibration: dict[str, Any] = record.get("calibration", {})
+        """What was fitted on val for the use of these weights (``evaluation.calibrate``); empty where nothing was."""
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), float -> logits (B, K)."""
         return self.network(images)
 
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities."""
+        return float(self.calibration.get("temperature", 1.0))
+
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W), uint8 in 0..255 -> logits (B, K)."""
         return self(self.contract.normalize(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W), uint8 in 0..255 -> what the head reads, (B, D)."""
+        return self.network.features(self.contract.normalize(pixels))
 
 
 def save_checkpoint(
@@ -100,6 +111,14 @@ def save_checkpoint(
     record["state_dict"] = {key: tensor.detach().cpu().clone() for key, tensor in state_dict.items()}
     with atomic_file(path) as file:
         torch.save(record, file)
+
+
+def set_calibration(path: Path, calibration: dict[str, Any]) -> None:
+    """Put what ``evaluation.calibrate`` found into a checkpoint.pth, in place of what was there."""
+    _check_plain(calibration, "calibration")
+    content = _read(path) | {"calibration": calibration}
+    with atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def load_model(run_or_file: Path | str, *, class_names: Sequence[str] | None = None, contract: PixelContract | None = None) -> Classifier:
@@ -194,6 +213,8 @@ def _from_checkpoint(content: dict[str, Any], *, class_names: Sequence[str] | No
         raise ConfigError(f"The checkpoint's classes are {own_names}, not {list(class_names)}.", hint="Leave class_names out.")
     if contract is not None and contract != own_contract:
         raise ConfigError(f"The checkpoint's pixels are {own_contract}, not {contract}.", hint="Leave the contract out.")
+    if not isinstance(content.get("calibration", {}), dict):
+        raise CheckpointError("The checkpoint's 'calibration' is no dict.", hint=_FETCH_AGAIN)
     network = Network(content["state_dict"], config, len(own_names), own_contract.image_size_px, own_contract.channels)
     return Classifier(_build(network), class_names=own_names, contract=own_contract, record=content)
 

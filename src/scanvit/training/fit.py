@@ -22,6 +22,7 @@ from ..core.loading import experiment_to_dict
 from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
+from ..evaluation.calibrate import calibrate_checkpoint
 from ..storage.atomic import write_json, write_text
 from .checkpoints import AtomicCheckpointIO, newest_intact
 from .host import Host
@@ -71,6 +72,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         finally:
             recorder.stop_listening()
         if events:
+            calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
             for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
                 events.write("artifact", path=path)
             events.write("end", step=trainer.global_step, status="finished")

@@ -50,7 +50,8 @@ def test_a_network_that_gives_no_numbers_is_refused(make_run: Callable) -> None:
 
 def test_no_images_no_logits(make_run: Callable) -> None:
     run = make_run()
-    assert infer(load_model(run.run_dir), Pack.open(run.pack).images("final_eval")).shape == (0, 3)
+    logits, features = infer(load_model(run.run_dir), Pack.open(run.pack).images("final_eval"))
+    assert (logits.shape, features.shape) == ((0, 3), (0, 8))
 
 
 def test_probabilities_and_losses_are_those_of_the_formulae() -> None:
