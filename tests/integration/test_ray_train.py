@@ -53,8 +53,9 @@ def client(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) 
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a job says "python"
     for bucket in ("runs", "packs"):
         object_store.put(bucket, {})
-    with RayCluster(head_options=options, PYTHONPATH=str(SOURCES), PATH=path) as cluster:
-        client = Client(cluster, dashboard, object_store, tmp_path_factory.mktemp("client"))
+    folder = tmp_path_factory.mktemp("client")
+    with RayCluster(head_options=options, PYTHONPATH=str(SOURCES), PATH=path, SCANVIT_CACHE=str(folder / "node")) as cluster:
+        client = Client(cluster, dashboard, object_store, folder)
         yield client
         client.scanvit.close()
 

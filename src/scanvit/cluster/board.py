@@ -135,12 +135,12 @@ class BoardProgress(Progress):
         self.max_epochs = max_epochs
         if self.rank == 0:
             self.board.begin.remote({"steps_per_epoch": steps_per_epoch, "max_epochs": max_epochs, "step": step})
-            self.board.mark.remote("training")
+            self.mark("network built")
         self.tell(state="training", step=step)
 
     def advance(self, step: int) -> None:
-        if self._told_at == 0.0 and self.rank == 0:
-            self.board.mark.remote("first step")
+        if self._told_at == 0.0:
+            self.mark("first step")
         self._values["step"] = step
         now = time.monotonic()
         if now - self._told_at >= _EVERY_S:
@@ -161,6 +161,11 @@ class BoardProgress(Progress):
 
     def stop(self) -> None:
         self.tell()
+
+    def mark(self, stage: str) -> None:
+        """Rank zero has done ``stage``."""
+        if self.rank == 0:
+            self.board.mark.remote(stage)
 
     def tell(self, **values: Any) -> None:
         """Send what is known; take up the answer to what was sent before."""

@@ -8,6 +8,7 @@ in twice; ``tracking.json`` goes along, so that they keep going to the same MLfl
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,13 @@ from ..storage.atomic import write_json
 from ..storage.checksum import sha256_file
 from .storage import Storage, insist
 
+_log = logging.getLogger(__name__)
+
 MANIFEST = "bundle.json"
 LAST = "checkpoints/last.ckpt"
 # tracking.json before events.jsonl: it must never be ahead of the events that it counts.
 FILES = ("tracking.json", "environment.json", "gpu-info.txt", "events.jsonl", "checkpoint.pth", "checkpoints/best.ckpt", LAST)
+_NOTES = "checkpoint_manager_snapshot.json"
 _APPENDED = {"events.jsonl"}
 
 
@@ -90,11 +94,29 @@ def download(storage: Storage, manifest: Mapping[str, Any], run_dir: Path, *, na
     return None
 
 
+def forget_broken_notes(storage: Storage) -> None:
+    """Remove Ray Train's own notes about a run's checkpoints where it would refuse them: cut short with the controller that wrote them, of
+    another version of Ray, or naming a checkpoint that is gone. The bundles do not need them."""
+    import ray
+
+    if not storage.exists(_NOTES):
+        return
+    try:
+        notes = json.loads(storage.read(_NOTES))
+        there = set(storage.folders())
+        whole = notes["ray_version"] == ray.__version__ and all(result["checkpoint_dir_name"] in there for result in notes["checkpoint_results"])
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        _log.warning("Ray's notes about the checkpoints in %s are damaged or of another version, and not used.", storage.address)
+        storage.delete(_NOTES)
+
+
 def restore(storage: Storage, run_dir: Path, *, say: Callable[[str], None]) -> int | None:
     """Fill ``run_dir`` from the newest bundle that is whole: its optimizer step, or None where the run has none yet.
 
-    ``say`` is told of those that are not. Raises
-    ClusterStorageError where there are bundles but every one is damaged: starting over must be somebody's decision.
+    ``say`` is told of those that are not. Raises ClusterStorageError where there are bundles but every one is damaged: starting over must be
+    somebody's decision.
     """
     damaged = []
     for place, manifest in newest(storage):

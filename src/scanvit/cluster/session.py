@@ -31,13 +31,13 @@ def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard
     ``dashboard``: host on which the new cluster's dashboard listens; None: it has none. Raises ClusterError.
     """
     secure(os.environ, create=address is None)  # before the import, which reads the mode
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     ray = require_ray()
     if ray.is_initialized():  # within a notebook: it is not ours to stop
         yield ray
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
@@ -104,19 +104,28 @@ def check_reachable(address: str, *, token: str | None, timeout_s: float = 10.0)
         return  # with certificates of the cluster's own, which only Ray knows how to use
     import grpc
 
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId", request_serializer=bytes, response_deserializer=bytes)
-        try:
-            ask(b"", timeout=timeout_s, metadata=metadata)
-        except grpc.RpcError as error:
-            code = error.code()
-            if code == grpc.StatusCode.UNAUTHENTICATED:
-                said = "refused this token" if token else "asks for a token, and there is none"
-                raise ClusterError(f"The Ray cluster at {address} {said}.", hint=_ACCESS_HINT) from None
-            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise ClusterError(f"No Ray cluster answers at {address}.", hint="Check --address and RAY_ADDRESS, and that the head is up.") from None
-            _log.debug("Asking %s for its name: %s", address, code)  # another version of Ray: ray.init will say
+
+        def answer(*metadata: tuple[str, str]) -> Any:
+            try:
+                ask(b"", timeout=timeout_s, metadata=metadata)
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        code = answer(*((("authorization", f"Bearer {token}"),) if token else ()))
+        is_open = code == grpc.StatusCode.OK and (token is None or answer() == grpc.StatusCode.OK)
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        said = "refused this token" if token else "asks for a token, and there is none"
+        raise ClusterError(f"The Ray cluster at {address} {said}.", hint=_ACCESS_HINT)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        raise ClusterError(f"No Ray cluster answers at {address}.", hint="Check --address and RAY_ADDRESS, and that the head is up.")
+    if is_open and token is None and os.environ.get("RAY_AUTH_MODE") == "token":
+        hint = "Start its nodes with RAY_AUTH_MODE=token. To use it as it is: RAY_AUTH_MODE=disabled."
+        raise ClusterError(f"The Ray cluster at {address} asks for no token: anyone who reaches it can run code on its machines.", hint=hint)
+    if is_open:
+        _log.warning("The Ray cluster at %s asks for no token: anyone who reaches it can run code on its machines.", address)
 
 
 def warn_if_open(host: str | None) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -42,6 +43,7 @@ def train(
 
     Raises ClusterError and its kinds, PreemptedError when told to stop, and what ``fit`` raises. Whatever is raised, the same call goes on.
     """
+    marks = {"start": time.time()}
     opened = obtain(pack, cache_folder())
     pack = replace(pack, fingerprint=opened.fingerprint)
     experiment = bind(_resolved(experiment, settings), opened)
@@ -54,6 +56,7 @@ def train(
         resources = settings.per_worker(cpus=cpus)
         needed = math.ceil(resources["CPU"] * settings.num_workers)
         with connected(address, cpus=max(needed, os.cpu_count() or 1), gpus=_gpus(settings), dashboard=dashboard) as ray:
+            marks["cluster"] = time.time()
             if not check_nodes(ray, storage, pack) and pack.path is not None:
                 pack = _publish(opened, pack, storage)
             assignment = Assignment(
@@ -68,7 +71,10 @@ def train(
             )
             for file in (SETTINGS, STATE, "tracking.json"):  # with these, any machine can go on: --resume STORAGE/NAME
                 insist(lambda file=file: storage.upload(run_dir / file, file), what=f"Writing {storage.address}")  # type: ignore[misc]
-            outcome = _run(ray, assignment, name, settings, resources)
+            insist(lambda: bundle.forget_broken_notes(storage), what=f"Reading {storage.address}")
+            marks["nodes checked"] = time.time()
+            with Watch(ray, settings, resources, marks) as watch:
+                outcome = watch.follow(_trainer(assignment, watch, name, settings, resources))
         _check(outcome, run_dir, storage)
         manifest = bundle.read_manifest(storage.below("run"))
         if manifest is None:
@@ -152,7 +158,7 @@ def _tracking_is_local(experiment: Experiment, run_dir: Path) -> bool:
     return Shipper(run_dir, experiment.tracking).uri.startswith(("sqlite:", "file:"))
 
 
-def _run(ray: Any, assignment: Assignment, name: str, settings: ClusterSettings, resources: dict[str, float]) -> dict[str, Any]:
+def _trainer(assignment: Assignment, watch: Watch, name: str, settings: ClusterSettings, resources: dict[str, float]) -> Any:
     from functools import partial
 
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -160,29 +166,25 @@ def _run(ray: Any, assignment: Assignment, name: str, settings: ClusterSettings,
 
     storage = assignment.storage
     start_timeout_s = float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
-    with Watch(ray, settings, resources) as watch:
-        trainer = TorchTrainer(
-            partial(work, assignment, watch.board),
-            torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=math.ceil(assignment.experiment.trainer.timeout_s)),
-            scaling_config=ScalingConfig(
-                num_workers=settings.num_workers if settings.min_workers is None else (settings.min_workers, settings.num_workers),
-                elastic_resize_monitor_interval_s=settings.resize_every_s,
-                use_gpu=settings.use_gpu,
-                resources_per_worker=resources,
-            ),
-            run_config=RunConfig(  # type: ignore[arg-type]
-                name=name,
-                storage_path=storage.path.rpartition("/")[0],
-                storage_filesystem=storage.filesystem,
-                failure_config=FailureConfig(
-                    max_failures=settings.max_failures, controller_failure_limit=max(0, math.ceil(settings.wait_s / start_timeout_s) - 1)
-                ),
-                checkpoint_config=CheckpointConfig(num_to_keep=settings.keep, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"),
-                callbacks=[watch.callback()],
-                logging_config=LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        return watch.follow(trainer)
+    return TorchTrainer(
+        partial(work, assignment, watch.board),
+        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=math.ceil(assignment.experiment.trainer.timeout_s)),
+        scaling_config=ScalingConfig(
+            num_workers=settings.num_workers if settings.min_workers is None else (settings.min_workers, settings.num_workers),
+            elastic_resize_monitor_interval_s=settings.resize_every_s,
+            use_gpu=settings.use_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(  # type: ignore[arg-type]
+            name=name,
+            storage_path=storage.path.rpartition("/")[0],
+            storage_filesystem=storage.filesystem,
+            failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=max(0, math.ceil(settings.wait_s / start_timeout_s) - 1)),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.keep, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"),
+            callbacks=[watch.callback()],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
 
 
 def _check(outcome: dict[str, Any], run_dir: Path, storage: Storage) -> None:

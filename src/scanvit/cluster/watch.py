@@ -25,13 +25,16 @@ _STOP_S = 60.0
 
 
 class Watch:
-    def __init__(self, ray: Any, settings: ClusterSettings, resources: Mapping[str, float]) -> None:
+    def __init__(self, ray: Any, settings: ClusterSettings, resources: Mapping[str, float], marks: Mapping[str, float]) -> None:
+        """``marks``: Unix times of what has been done before, by name; the first is the beginning."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.ray, self.settings, self.resources = ray, settings, dict(resources)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self.terminal = Terminal()
+        self._marks: dict[str, float] | None = dict(marks)
+        """Until the first step is made."""
         self._failure: BaseException | None = None
         self._alive_at = self._looked_at = time.monotonic()
         self._lacking_s = 0.0
@@ -85,6 +88,9 @@ class Watch:
 
     def _show(self, snapshot: Snapshot) -> None:
         self.terminal.show(snapshot)
+        if self._marks and "first step" in snapshot.marks:
+            self.terminal.line(start_up(self._marks | snapshot.marks))
+            self._marks = None
         now = time.monotonic()
         if any(worker.state != "lost" for worker in snapshot.workers.values()):
             self._alive_at = self._looked_at = now
@@ -126,6 +132,13 @@ class Watch:
             return {"waited": self._no_room()}
         reason = " ".join(str(failure).split())[-400:] if failure else "no reason was given"
         return {"failed": f"The run failed on the cluster after {snapshot.attempts} starts of its workers: {reason}"}
+
+
+def start_up(marks: Mapping[str, float]) -> str:
+    """How long the run took to its first step, and what with."""
+    times = list(marks.values())
+    parts = ", ".join(f"{name} {now - before:.1f}" for name, before, now in zip(list(marks)[1:], times, times[1:], strict=False))
+    return f"first step after {times[-1] - times[0]:.1f} s ({parts})"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -62,12 +63,14 @@ def work(assignment: Assignment, board: Any) -> None:
     os.environ.update(assignment.environment)
     progress = BoardProgress(board, rank=rank)
     progress.join(node=node_address(ray), world_size=world_size)
+    progress.mark("workers started")
     with _folder(assignment.name, rank) as run_dir:
         pack, fault = _prepare(assignment, run_dir, progress)
         if fault is not None or pack is None:
             if rank == 0:
                 ray.get(board.end.remote({"error": fault}))
             return
+        progress.mark("pack and state")
         _train(assignment, pack, run_dir, progress)
 
 
@@ -106,6 +109,7 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
     from ..training.fit import fit
     from ..training.world import ddp_options
 
+    progress.mark("imports")
     courier = _Courier(assignment, run_dir, progress)
     host = Host(
         strategy=RayDDPStrategy(**ddp_options(assignment.experiment.trainer, available_devices(assignment.experiment.trainer.accelerator)[0])),
@@ -156,7 +160,9 @@ class _Courier:
         """On all ranks: Ray's report is a barrier."""
         import ray.train
 
-        metrics = {"val_loss": INSIDE_EPOCH} if saved.metrics is None else {name: saved.metrics[name] for name in ("val_loss", "val_accuracy")}
+        metrics = {"val_loss": INSIDE_EPOCH}
+        if saved.metrics is not None and math.isfinite(saved.metrics["val_loss"]):
+            metrics = {name: float(saved.metrics[name]) for name in ("val_loss", "val_accuracy")}
         checkpoint = None
         if self.progress.rank == 0:
             folder = bundle.snapshot(self.run_dir, Path(tempfile.mkdtemp(dir=self.outbox)), step=saved.step)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from scanvit.cluster.board import Board
 from scanvit.cluster.terminal import Terminal
+from scanvit.cluster.watch import start_up
 
 METRICS = {"train_loss": 1.0, "val_loss": 0.5, "val_accuracy": 0.75, "images_per_s": 1234.0}
 
@@ -87,3 +88,8 @@ def test_on_a_terminal_there_is_a_table_of_the_workers() -> None:
     assert isinstance(console.file, io.StringIO)
     assert "10.0.0.2" in console.file.getvalue()
     assert "training" in console.file.getvalue()
+
+
+def test_the_start_up_is_told_in_its_parts() -> None:
+    said = start_up({"start": 100.0, "cluster": 103.5, "workers started": 110.0, "first step": 112.25})
+    assert said == "first step after 12.2 s (cluster 3.5, workers started 6.5, first step 2.2)"
