@@ -48,8 +48,10 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
     batch_size = max(1, _BATCH_PX[device] // (images.shape[2] * images.shape[3]))
     parts = [(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-    is_shared = processes > 1 and len(parts) > 1 and isinstance(images, np.memmap)
-    results = _in_processes(model, images, parts, processes) if is_shared else _here(model.to(device), images, parts)
+    if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
+        results = _in_processes(model, images, parts, processes)
+    else:
+        results = _here(model.to(device), images, parts)
     logits, features = np.empty((n, head.out_features), np.float32), np.empty((n, head.in_features), np.float32)
     for (start, stop), result in zip(parts, results, strict=True):
         logits[start:stop], features[start:stop] = result
@@ -82,9 +84,8 @@ def _in_processes(model: Classifier, images: np.memmap[Any, Any], parts: list[tu
         try:
             yield from pool.map(_infer_part, parts)
         except BrokenProcessPool:
-            raise ProcessLostError(
-                "A process that judged images was ended from outside.", hint="Run the command again; with fewer processes where memory is short."
-            ) from None
+            hint = "Run the command again, with fewer --processes where memory is short."
+            raise ProcessLostError("A process that judged images was ended from outside.", hint=hint) from None
 
 
 _mine: dict[str, Any] = {}

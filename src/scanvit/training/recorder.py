@@ -7,6 +7,8 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,6 @@ class RunRecorder(Checkpoint):
         self.folder = run_dir / "checkpoints"
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
-        self._handler_before: Any = None
         self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
         self._window_images = self._epoch_images = 0
         self._train_time_s = 0.0
@@ -56,14 +57,17 @@ class RunRecorder(Checkpoint):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.council = Council(timeout_s=self._settings(pl_module).timeout_s)
 
-    def listen(self) -> None:
-        """Take SIGTERM as a request to write a checkpoint and end, from now until ``stop_listening``."""
-        if threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGTERM, self._on_sigterm)
-
-    def stop_listening(self) -> None:
-        if self._handler_before is not None:
-            signal.signal(signal.SIGTERM, self._handler_before)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as a request to write a checkpoint at the next step's end, and stop. Signals come to the main thread alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _refuse_unlike_processes(self.council.gather(trainer.global_step))
