@@ -110,22 +110,27 @@ def _to_the_launcher(disturbance: Disturbance) -> None:
     disturbance.process.terminate()
 
 
+def _from_the_keyboard(disturbance: Disturbance) -> None:
+    os.killpg(disturbance.process.pid, signal.SIGINT)
+
+
 @pytest.mark.parametrize(
-    "send",
+    ("send", "code"),
     [
-        pytest.param(_to_rank_1, marks=pytest.mark.fault("DDP", "SIGTERM to rank 1", "inside an epoch"), id="rank 1"),
-        pytest.param(_to_the_group, marks=pytest.mark.fault("DDP", "SIGTERM to all processes", "inside an epoch"), id="all"),
-        pytest.param(_to_the_launcher, marks=pytest.mark.fault("DDP", "SIGTERM to the launcher", "inside an epoch"), id="launcher"),
+        pytest.param(_to_rank_1, 75, marks=pytest.mark.fault("DDP", "SIGTERM to rank 1", "inside an epoch"), id="rank 1"),
+        pytest.param(_to_the_group, 75, marks=pytest.mark.fault("DDP", "SIGTERM to all processes", "inside an epoch"), id="all"),
+        pytest.param(_to_the_launcher, 75, marks=pytest.mark.fault("DDP", "SIGTERM to the launcher", "inside an epoch"), id="launcher"),
+        pytest.param(_from_the_keyboard, 130, marks=pytest.mark.fault("DDP", "SIGINT (Ctrl-C) to all", "inside an epoch"), id="keyboard"),
     ],
 )
-def test_sigterm_writes_a_checkpoint_at_the_next_step(
-    start: Callable[..., Disturbance], undisturbed: Path, fault: Fault, send: Callable[[Disturbance], None]
+def test_a_signal_brings_a_checkpoint_at_the_next_step(
+    start: Callable[..., Disturbance], undisturbed: Path, fault: Fault, send: Callable[[Disturbance], None], code: int
 ) -> None:
     disturbance = start()
     wait_for_step(disturbance.run_dir, STEPS_AN_EPOCH + 1, disturbance.process)
     disturbance = Disturbance(disturbance.scanvit, disturbance.run_dir, disturbance.process)
     send(disturbance)
-    assert "wrote a checkpoint" in disturbance.ended(code=75)
+    disturbance.ended(code=code)
     assert saved_step(disturbance.run_dir) == last_step(disturbance.run_dir)
     assert list(read_events(disturbance.run_dir))[-1]["values"]["status"] == "preempted"
     disturbance.resume(undisturbed)
