@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -34,11 +34,11 @@ class Scanvit:
         self.folder = folder
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    def start(self, *args: str | Path, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """``prefix``: a command that runs the command behind it."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "scanvit", *map(str, args)],
-            env=clean | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "COLUMNS": "160"} | environment,
+            [*prefix, sys.executable, "-m", "scanvit", *map(str, args)],
+            env=self.environment() | environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -48,6 +48,10 @@ class Scanvit:
         )
         self.processes.append(process)
         return process
+
+    def environment(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        return clean | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
 
     def close(self) -> None:
         """Kill what is still running, with all that it started."""

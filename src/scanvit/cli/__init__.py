@@ -24,7 +24,7 @@ __all__ = ["main", "root"]
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start here", ("demo",)),
     ("Images", ("data",)),
-    ("Train", ("train", "track", "ui")),
+    ("Train", ("train", "ray", "track", "ui")),
     ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("predict",)),
 )

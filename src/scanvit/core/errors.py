@@ -19,7 +19,9 @@
     │   └── PackMismatchError    34   another pack than the run was started with
     ├── RunError                40
     │   ├── RunMissingError      41
-    │   └── RunExistsError       42
+    │   ├── RunExistsError       42
+    │   ├── ProcessLostError     43   a process of the run was killed or crashed
+    │   └── StalledError         44   a process of the run did not take part for trainer.timeout_s
     ├── CheckpointError         50
     ├── StorageError            60
     │   ├── NoSpaceError         61
@@ -27,7 +29,11 @@
     │   └── ChecksumError        63   another file than the one that was recorded
     ├── TrackingError           70
     │   └── RegistryError        71   a model that must not take the alias, or a name that cannot be one
-    └── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+    ├── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+    └── ClusterError            80   a Ray cluster cannot be reached or used, or a run on it failed
+        ├── ClusterStorageError  81   a node cannot use the storage of a run
+        ├── ClusterResourcesError  82   more was asked than the cluster has, or came to have in time
+        └── JobError             83   a job failed or was stopped
 
 The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
 """
@@ -131,6 +137,14 @@ class RunExistsError(RunError):
     exit_code = 42
 
 
+class ProcessLostError(RunError):
+    exit_code = 43
+
+
+class StalledError(RunError):
+    exit_code = 44
+
+
 class CheckpointError(ScanvitError):
     exit_code = 50
 
@@ -161,3 +175,19 @@ class RegistryError(TrackingError):
 
 class PreemptedError(ScanvitError):
     exit_code = 75
+
+
+class ClusterError(ScanvitError):
+    exit_code = 80
+
+
+class ClusterStorageError(ClusterError):
+    exit_code = 81
+
+
+class ClusterResourcesError(ClusterError):
+    exit_code = 82
+
+
+class JobError(ClusterError):
+    exit_code = 83

@@ -63,15 +63,16 @@ def is_finished(run_dir: Path) -> bool:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Keep every other process out of the run folder. The lock goes with the process, however it ends."""
+def locked(run_dir: Path) -> Iterator[int]:
+    """Keep every other process out of the run folder. The lock goes with the process, however it ends, and with those that were handed
+    the descriptor that this gives."""
     with storage_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         if not _take(descriptor, tries=3):  # someone may be looking whether it is free
             raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.")
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
