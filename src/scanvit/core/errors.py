@@ -26,7 +26,12 @@
     │   ├── FetchError           62   a download did not come through; what has come is kept
     │   └── ChecksumError        63   another file than the one that was recorded
     ├── TrackingError           70
-    └── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+    ├── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
+    └── PlatformError           90
+        ├── EngineError          91   a program or container engine is missing, or refuses
+        ├── PortTakenError       92
+        ├── PlatformStateError   93   not initialised, half-finished, or another command is at work on it
+        └── UnhealthyError       94   a service does not answer as it should
 
 The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
 """
@@ -156,3 +161,23 @@ class TrackingError(ScanvitError):
 
 class PreemptedError(ScanvitError):
     exit_code = 75
+
+
+class PlatformError(ScanvitError):
+    exit_code = 90
+
+
+class EngineError(PlatformError):
+    exit_code = 91
+
+
+class PortTakenError(PlatformError):
+    exit_code = 92
+
+
+class PlatformStateError(PlatformError):
+    exit_code = 93
+
+
+class UnhealthyError(PlatformError):
+    exit_code = 94
