@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.errors import PlatformError
+from ..core.errors import PlatformError, UnhealthyError
 from . import object_store, postgres
 from .services import Service
 from .settings import Settings
@@ -24,12 +24,6 @@ class Health:
     ok: bool
     detail: str
     hint: str = ""
-
-
-class _Fault(PlatformError):
-    """A service's answer is not what it should be. Caught in this module."""
-
-    exit_code = 94
 
 
 def check(service: Service, settings: Settings) -> Health:
@@ -50,7 +44,7 @@ def check_all(services: Sequence[Service], settings: Settings) -> list[Health]:
 
 
 def ask(settings: Settings, port: str, path: str, *, headers: Mapping[str, str] | None = None, body: Any = None) -> Any:
-    """The JSON (or text) that a service says with status 200. Goes through no proxy. Raises PlatformError for another status."""
+    """The JSON (or text) that a service says with status 200. Goes through no proxy. Raises UnhealthyError for another status."""
     connection = http.client.HTTPConnection(settings.host, settings.port(port), timeout=_TIMEOUT_S)
     try:
         data = None if body is None else json.dumps(body)
@@ -61,9 +55,9 @@ def ask(settings: Settings, port: str, path: str, *, headers: Mapping[str, str] 
     finally:
         connection.close()
     if answer.status in (401, 403):
-        raise _Fault(f"refuses the credentials of .env (status {answer.status})", hint="A change in .env takes effect with: scanvit platform up")
+        raise UnhealthyError(f"refuses the credentials of .env (status {answer.status})", hint="A change in .env takes effect with: scanvit platform up")
     if answer.status != 200:
-        raise _Fault(f"answers with status {answer.status}")
+        raise UnhealthyError(f"answers with status {answer.status}")
     return json.loads(text) if "json" in (answer.getheader("Content-Type") or "") else text
 
 
@@ -88,12 +82,14 @@ def _store(settings: Settings) -> str:
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if status in (401, 403):
-            raise _Fault("refuses the credentials of .env", hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env.") from None
-        raise _Fault(f"answers with status {status}") from None
+            raise UnhealthyError("refuses the credentials of .env", hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env.") from None
+        raise UnhealthyError(f"answers with status {status}") from None
     except BotoCoreError as error:
-        raise _Fault("does not listen" if "Could not connect" in str(error) else f"does not answer: {type(error).__name__}") from None
+        raise UnhealthyError("does not listen" if "Could not connect" in str(error) else f"does not answer: {type(error).__name__}") from None
     if missing:
-        raise _Fault(f"the bucket {' and the bucket '.join(missing)} is missing", hint="scanvit platform up makes it; its content comes back by restore.")
+        raise UnhealthyError(
+            f"the bucket {' and the bucket '.join(missing)} is missing", hint="scanvit platform up makes it; its content comes back by restore."
+        )
     return f"S3, buckets {settings['MLFLOW_BUCKET']} and {settings['RAY_BUCKET']}"
 
 
@@ -113,7 +109,7 @@ def _ray(settings: Settings) -> list[dict[str, Any]]:
 def _ray_head(settings: Settings) -> str:
     nodes = _ray(settings)
     if not any(node["raylet"].get("isHeadNode") for node in nodes):
-        raise _Fault("the dashboard answers, but the head node is not alive")
+        raise UnhealthyError("the dashboard answers, but the head node is not alive")
     return f"Ray, {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
 
 
@@ -121,7 +117,7 @@ def _ray_worker(number: int) -> Callable[[Settings], str]:
     def check_worker(settings: Settings) -> str:
         workers = [node for node in _ray(settings) if not node["raylet"].get("isHeadNode")]
         if len(workers) < number:
-            raise _Fault(f"the head sees {len(workers)} live worker{'s' if len(workers) != 1 else ''}")
+            raise UnhealthyError(f"the head sees {len(workers)} live worker{'s' if len(workers) != 1 else ''}")
         total = workers[number - 1]["raylet"].get("resourcesTotal", {})
         return ", ".join(f"{int(total[name])} {name}" for name in ("CPU", "GPU") if total.get(name)) or "alive"
 

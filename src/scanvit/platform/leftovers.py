@@ -80,10 +80,11 @@ def _until(condition: Callable[[], bool], patience_s: float) -> None:
 
 def listening(ports: Iterable[int]) -> dict[int, str]:
     """{port: "NAME (process N)"} of those that somebody listens on, as far as this user may see."""
-    wanted, found = set(ports), {}
+    wanted, found = set(ports), dict[int, str]()
     with suppress(psutil.Error):
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port in wanted and connection.pid:
+            port = connection.laddr.port if connection.laddr else None
+            if connection.status == psutil.CONN_LISTEN and port in wanted and connection.pid:
                 with suppress(psutil.Error):
-                    found[connection.laddr.port] = f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+                    found[port] = f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     return found

@@ -9,12 +9,17 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.errors import ScanvitError
 from ..storage.atomic import write_text
 from . import postgres
 from .programs import Program, base_environment, needs
 from .settings import Settings, load
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import Engine
 
 UPGRADES = "before-upgrade"  # folder of the copies of the database that are made before a migration
 
@@ -63,7 +68,7 @@ def main() -> None:
         set_admin_password(settings)
     except ScanvitError as error:
         sys.exit(f"{error.message} {error.hint}")
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *sys.argv[1:]])  # noqa: S606 - the arguments are a list of ours
 
 
 def upgrade(settings: Settings) -> Path | None:
@@ -87,11 +92,10 @@ def upgrade(settings: Settings) -> Path | None:
     return copy
 
 
-def schema_revision(engine: object) -> str | None:
+def schema_revision(engine: Engine) -> str | None:
     """None for a database without MLflow's tables."""
     import sqlalchemy
 
-    assert isinstance(engine, sqlalchemy.Engine)
     with engine.connect() as connection:
         if not sqlalchemy.inspect(connection).has_table("alembic_version"):
             return None
@@ -99,12 +103,21 @@ def schema_revision(engine: object) -> str | None:
 
 
 def newest_revision() -> str:
+    head = _migrations().get_current_head()
+    assert head is not None
+    return head
+
+
+def knows_revision(revision: str) -> bool:
+    """Whether the installed MLflow can read, or upgrade, a database of this schema."""
+    return revision in {script.revision for script in _migrations().walk_revisions()}
+
+
+def _migrations() -> ScriptDirectory:
     import mlflow.store.db_migrations
     from alembic.script import ScriptDirectory
 
-    head = ScriptDirectory(str(Path(mlflow.store.db_migrations.__file__).parent)).get_current_head()
-    assert head is not None
-    return head
+    return ScriptDirectory(str(Path(mlflow.store.db_migrations.__file__).parent))
 
 
 def set_admin_password(settings: Settings) -> None:

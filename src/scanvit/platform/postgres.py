@@ -144,7 +144,9 @@ def connect(settings: Settings, *, database: str | None = None, timeout_s: int =
             message = "postgres refuses the password in .env: it has another one since its data was made."
             raise UnhealthyError(message, hint="Put the earlier POSTGRES_PASSWORD back into .env.") from None
         if "does not exist" in said:
-            raise UnhealthyError(f"postgres has no database {database or settings['POSTGRES_DB']}.", hint="scanvit platform restore BACKUP brings it back.") from None
+            raise UnhealthyError(
+                f"postgres has no database {database or settings['POSTGRES_DB']}.", hint="scanvit platform restore BACKUP brings it back."
+            ) from None
         raise UnhealthyError(f"postgres does not answer: {said[-160:]}", hint="scanvit platform logs postgres") from None
 
 

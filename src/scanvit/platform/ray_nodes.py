@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
 from ..core.errors import PlatformStateError
-from .programs import Program, base_environment, find_program, needs
-from .settings import Settings
+from .programs import Program, base_environment, needs
+from .settings import LOOPBACK, Settings
 
-_EXTRA = "scripts/install all   (or: pip install 'scanvit[ray]')"
 _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 
 
 def programs(settings: Settings) -> list[Program]:
-    ray = find_program("ray", package=_EXTRA)
     environment = base_environment(settings.folder) | settings.client_environment() | {"DATA_PATH": settings["DATA_PATH"], "RAY_USAGE_STATS_ENABLED": "0"}
     del environment["RAY_ADDRESS"]  # of the job server: a node would take it for the cluster's
-    node = [ray, "start", "--block", "--disable-usage-stats"] + ([] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind])  # noqa: S104
+    node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats"]
+    node += [] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind]  # noqa: S104
     head = ["--head", "--port", settings["RAY_PORT"], "--dashboard-host", settings.bind, "--dashboard-port", settings["RAY_DASHBOARD_PORT"]]
-    head += ["--ray-client-server-port", "0", "--temp-dir", str(session_folder(settings))]  # 0: none; jobs are submitted to the dashboard
+    head += ["--ray-client-server-port", settings["RAY_CLIENT_PORT"], "--temp-dir", str(session_folder(settings))]
     head += ["--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(_HEAD_STORE_BYTES)]
     return [
         Program(name="ray-head", command=(*node, *head), environment=environment, host=settings.host, port=settings.port("RAY_DASHBOARD_PORT")),
@@ -51,3 +51,17 @@ def session_folder(settings: Settings) -> Path:
     """Short, since the paths of Ray's sockets must have less than 108 characters; the same for the same platform."""
     digest = hashlib.sha256(str(settings.folder.resolve()).encode()).hexdigest()[:8]
     return Path(tempfile.gettempdir()) / f"scanvit-ray-{digest}"
+
+
+def main() -> None:
+    """``ray``'s command line, which takes 127.0.0.1 at its word: Ray itself would put an address of the network in its place, and listen there."""
+    from ray._private import services
+    from ray.scripts.scripts import main as ray
+
+    if LOOPBACK in sys.argv:
+        services.resolve_ip_for_localhost = lambda host: host
+    ray()
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,7 @@ VARIABLES: dict[str, Variable] = {
     "MLFLOW_ALLOWED_HOSTS": _name("", "The names by which browsers and clients may call MLflow"),
     "RAY_PORT": _port(6379),
     "RAY_DASHBOARD_PORT": _port(8265),
+    "RAY_CLIENT_PORT": _port(10001),
     "RAY_AUTH_TOKEN": _secret(),
     "PROMETHEUS_PORT": _port(9090),
     "GRAFANA_PORT": _port(3000),
@@ -134,7 +135,11 @@ class Settings:
     def client_environment(self) -> dict[str, str]:
         """What a user of the platform needs, and no secret that only its servers need."""
         tracking = {"MLFLOW_TRACKING_URI": self.mlflow_url} | {n: self.values[n] for n in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
-        ray = {"RAY_ADDRESS": f"http://{self.host}:{self.port('RAY_DASHBOARD_PORT')}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.values["RAY_AUTH_TOKEN"]}
+        ray = {
+            "RAY_ADDRESS": f"http://{self.host}:{self.port('RAY_DASHBOARD_PORT')}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.values["RAY_AUTH_TOKEN"],
+        }
         return tracking | self.store_environment() | ray
 
 
@@ -253,7 +258,9 @@ def _check_words(path: Path, values: Mapping[str, str]) -> None:
     try:
         ipaddress.IPv4Address(values["SCANVIT_BIND"])
     except ValueError:
-        raise ConfigError(f"{values['SCANVIT_BIND']!r} is no IPv4 address to listen on.", hint="Give one of this machine: 127.0.0.1, or 0.0.0.0 for all.") from None
+        raise ConfigError(
+            f"{values['SCANVIT_BIND']!r} is no IPv4 address to listen on.", hint="Give one of this machine: 127.0.0.1, or 0.0.0.0 for all."
+        ) from None
     if len(values["MLFLOW_TRACKING_PASSWORD"]) < _MIN_PASSWORD:
         raise ConfigError(f"MLFLOW_TRACKING_PASSWORD in {path} is shorter than {_MIN_PASSWORD} characters.", hint="MLflow refuses it: choose a longer one.")
     for name in ("POSTGRES_USER", "POSTGRES_DB"):

@@ -18,10 +18,11 @@ _LOCK, _STATE = "lock", "platform.json"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What ``up`` was last asked for. ``engine``: docker, podman or native."""
+    """What ``up`` was last asked for. ``engine``: docker, podman or native; ``paused``: services that a restore has stopped for its while."""
 
     engine: str
     profiles: tuple[str, ...]
+    paused: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def read_state(folder: Path) -> State | None:
     path = folder / _STATE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return State(engine=str(values["engine"]), profiles=tuple(map(str, values["profiles"])))
+        return State(engine=str(values["engine"]), profiles=tuple(map(str, values["profiles"])), paused=tuple(map(str, values.get("paused", ()))))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

@@ -193,12 +193,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
 
     def plan() -> Sequence[Program]:
-        from . import native
+        from .plan import programs
         from .settings import load
         from .state import read_state
 
         state = read_state(folder)
-        return native.programs(load(folder), state.profiles) if state else ()
+        return [p for p in programs(load(folder), state.profiles) if p.name not in state.paused] if state else ()
 
     guarded(folder / LOCK_FILE, lambda: Supervisor(folder, plan).run())
 
