@@ -51,7 +51,7 @@ def platform() -> None:
       scanvit platform init                  # once: ports and random secrets, in .scanvit-platform/.env
       scanvit platform up mlflow ray         # in containers; --native: as plain processes
       scanvit platform status
-      set -a; . .scanvit-platform/client.env; set +a
+      . .scanvit-platform/client.env         # the address, the user and the password, for this shell
       scanvit train modern --pack packs/mine # tracked there
       scanvit platform backup backups/monday
       scanvit platform down
@@ -108,7 +108,7 @@ def up(profiles: tuple[str, ...], folder: Path, native: bool, engine: str | None
     settings = load(folder)
     _table(settings, _services(folder), health)
     _warn_of_bind(settings)
-    click.echo(f"\nPasswords and tokens: {folder}/.env. To use the services from a shell:\n  set -a; . {folder}/client.env; set +a")
+    click.echo(f"\nPasswords and tokens: {folder}/.env. To use the services from a shell:  . {folder}/client.env")
 
 
 @platform.command()
@@ -235,11 +235,11 @@ def _table(settings: Settings, services: Sequence[Service], health: Sequence[Hea
     from rich.text import Text
 
     table = Table()
-    for title in ("service", "address", "state", "opened by (in .env)"):
-        table.add_column(title, overflow="fold")
+    for title in ("service", "address", "state", "opened by"):
+        table.add_column(title, overflow="fold", no_wrap=title == "address")
     for service, found in zip(services, health, strict=True):
         state = Text(printable(found.detail), style="green" if found.ok else "red")
-        table.add_row(service.name, service.address(settings), state, ", ".join(service.credentials))
+        table.add_row(service.name, service.address(settings), state, service.opened_by)
     Console(highlight=False, markup=False).print(table)
 
 

@@ -87,9 +87,7 @@ def _store(settings: Settings) -> str:
     except BotoCoreError as error:
         raise UnhealthyError("does not listen" if "Could not connect" in str(error) else f"does not answer: {type(error).__name__}") from None
     if missing:
-        raise UnhealthyError(
-            f"the bucket {' and the bucket '.join(missing)} is missing", hint="scanvit platform up makes it; its content comes back by restore."
-        )
+        raise UnhealthyError(f"the bucket {' and the bucket '.join(missing)} is missing", hint="scanvit platform up makes it, restore fills it.")
     return f"S3, buckets {settings['MLFLOW_BUCKET']} and {settings['RAY_BUCKET']}"
 
 

@@ -12,13 +12,14 @@ PROFILES = ("mlflow", "ray", "jupyter", "monitoring")
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """``port``: the variable that names it, "" for a worker, which nobody calls. ``credentials``: the variables that open it."""
+    """``port``: the variable that names it, "" for a worker, which nobody calls. ``opened_by``: the variable in
+    ``.env`` that opens it."""
 
     name: str
     profiles: tuple[str, ...]
     scheme: str = "http"
     port: str = ""
-    credentials: tuple[str, ...] = ()
+    opened_by: str = ""
     native: bool = True
 
     def address(self, settings: Settings) -> str:
@@ -28,15 +29,15 @@ class Service:
 
 
 SERVICES = (
-    Service(name="postgres", profiles=("mlflow",), scheme="postgresql", port="POSTGRES_PORT", credentials=("POSTGRES_USER", "POSTGRES_PASSWORD")),
-    Service(name="store", profiles=("mlflow", "ray"), port="STORE_PORT", credentials=("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
-    Service(name="mlflow", profiles=("mlflow",), port="MLFLOW_PORT", credentials=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")),
-    Service(name="ray-head", profiles=("ray",), port="RAY_DASHBOARD_PORT", credentials=("RAY_AUTH_TOKEN",)),
+    Service(name="postgres", profiles=("mlflow",), scheme="postgresql", port="POSTGRES_PORT", opened_by="POSTGRES_PASSWORD"),
+    Service(name="store", profiles=("mlflow", "ray"), port="STORE_PORT", opened_by="AWS_SECRET_ACCESS_KEY"),
+    Service(name="mlflow", profiles=("mlflow",), port="MLFLOW_PORT", opened_by="MLFLOW_TRACKING_PASSWORD"),
+    Service(name="ray-head", profiles=("ray",), port="RAY_DASHBOARD_PORT", opened_by="RAY_AUTH_TOKEN"),
     Service(name="ray-worker-1", profiles=("ray",)),
     Service(name="ray-worker-2", profiles=("ray",), native=False),
-    Service(name="jupyter", profiles=("jupyter",), port="JUPYTER_PORT", credentials=("JUPYTER_TOKEN",)),
+    Service(name="jupyter", profiles=("jupyter",), port="JUPYTER_PORT", opened_by="JUPYTER_TOKEN"),
     Service(name="prometheus", profiles=("monitoring",), port="PROMETHEUS_PORT"),
-    Service(name="grafana", profiles=("monitoring",), port="GRAFANA_PORT", credentials=("GRAFANA_ADMIN_PASSWORD",), native=False),
+    Service(name="grafana", profiles=("monitoring",), port="GRAFANA_PORT", opened_by="GRAFANA_ADMIN_PASSWORD", native=False),
 )
 
 

@@ -182,9 +182,10 @@ def load(folder: Path) -> Settings:
 
 
 def rebind(settings: Settings, *, bind: str | None, accelerator: str | None) -> Settings:
-    """The same with another address or accelerator, written down."""
+    """The same with another address or accelerator, written down; and what clients are told, which may be of before a change in ``.env``."""
     changed = {"SCANVIT_BIND": bind or settings.bind, "SCANVIT_ACCELERATOR": accelerator or settings["SCANVIT_ACCELERATOR"]}
     if all(settings[name] == value for name, value in changed.items()):
+        _write_client(settings)
         return settings
     hosts = dict.fromkeys([*settings["MLFLOW_ALLOWED_HOSTS"].split(","), *allowed_hosts(changed["SCANVIT_BIND"]).split(",")])
     changed["MLFLOW_ALLOWED_HOSTS"] = ",".join(hosts)
@@ -209,9 +210,13 @@ def _write(settings: Settings) -> None:
     for name, value in settings.values.items():
         about = VARIABLES[name].about if name in VARIABLES else ""
         lines += ([f"# {about}"] if about else []) + [f"{name}={value}"]
-    client = [f"export {name}={value}" for name, value in settings.client_environment().items()]
-    write_text(settings.folder / CLIENT_FILE_NAME, "\n".join(client) + "\n", private=True)
+    _write_client(settings)
     write_text(settings.folder / FILE_NAME, "\n".join(lines) + "\n", private=True)  # last: with it, the folder is complete
+
+
+def _write_client(settings: Settings) -> None:
+    lines = [f"export {name}={value}" for name, value in settings.client_environment().items()]
+    write_text(settings.folder / CLIENT_FILE_NAME, "\n".join(lines) + "\n", private=True)
 
 
 def _parse(text: str, path: Path) -> dict[str, str]:
