@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..core.errors import EngineError, PlatformStateError, PortTakenError
+from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
 from .processes import run_checked
 from .settings import ACCELERATORS, FILE_NAME, VARIABLES, Settings
 from .state import State, write_state
@@ -60,9 +60,10 @@ def command(engine: str, settings: Settings, profiles: Sequence[str], *arguments
     return [*words, *(word for profile in profiles for word in ("--profile", profile)), *arguments]
 
 
-def environment() -> dict[str, str]:
-    """Without the variables of ``.env``: compose would take the shell's before the file's."""
-    return {name: value for name, value in os.environ.items() if name not in VARIABLES}
+def environment(settings: Settings) -> dict[str, str]:
+    """Without the variables of ``.env`` and ``client.env``: compose would take the shell's before the file's, and 127.0.0.1 is another place inside."""
+    ours = VARIABLES.keys() | settings.client_environment().keys()
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 class Compose:
@@ -72,6 +73,11 @@ class Compose:
         self.name = name
 
     def preflight(self, settings: Settings, profiles: Sequence[str]) -> None:
+        if {"ray", "jupyter"} & set(profiles) and not Path(settings["DATA_PATH"]).is_dir():
+            raise ConfigError(
+                f"DATA_PATH is {settings['DATA_PATH']}, which is no folder of this machine.",
+                hint=f"Make it, or name the folder of your images in {settings.folder / FILE_NAME}.",
+            )
         self._run(settings, profiles, "config", "--quiet", what="the compose files")
 
     def start(self, settings: Settings, profiles: Sequence[str]) -> None:
@@ -96,33 +102,33 @@ class Compose:
     def logs(self, settings: Settings, service: str, *, lines: int, following: bool) -> Iterator[str]:
         more = ["--follow"] if following else []
         words = self._all(settings, "logs", "--no-color", "--no-log-prefix", "--tail", str(lines), *more, service)
-        with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        with subprocess.Popen(words, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
             assert process.stdout is not None
             yield from (line.rstrip("\n") for line in process.stdout)
         if process.returncode:
             raise PlatformStateError(f"{service} has no logs.", hint="scanvit platform status lists the services.")
 
     def pause(self, settings: Settings, service: str) -> None:
-        run_checked(self._all(settings, "stop", service), what=f"stopping {service}", environment=environment())
+        run_checked(self._all(settings, "stop", service), what=f"stopping {service}", environment=environment(settings))
 
     def resume(self, settings: Settings, service: str) -> None:
-        run_checked(self._all(settings, "start", service), what=f"starting {service}", environment=environment())
+        run_checked(self._all(settings, "start", service), what=f"starting {service}", environment=environment(settings))
 
     def postgres_tool(self, settings: Settings, name: str) -> tuple[list[str], dict[str, str]]:
-        return self._all(settings, "exec", "-T", "postgres", "sh", "-c", _DUMP, name), environment()
+        return self._all(settings, "exec", "-T", "postgres", "sh", "-c", _DUMP, name), environment(settings)
 
     def stop(self, settings: Settings, *, volumes: bool) -> None:
-        run_checked(self._all(settings, "down", "--remove-orphans", *(["--volumes"] if volumes else [])), what="stopping", environment=environment())
+        run_checked(self._all(settings, "down", "--remove-orphans", *(["--volumes"] if volumes else [])), what="stopping", environment=environment(settings))
         write_state(settings.folder, None)
 
     def _all(self, settings: Settings, *arguments: str) -> list[str]:
         return command(self.name, settings, ("*",), *arguments)
 
     def _run(self, settings: Settings, profiles: Sequence[str], *arguments: str, what: str) -> str:
-        return run_checked(command(self.name, settings, profiles, *arguments), what=what, environment=environment())
+        return run_checked(command(self.name, settings, profiles, *arguments), what=what, environment=environment(settings))
 
     def _containers(self, settings: Settings) -> dict[str, dict[str, object]]:
         """By service; docker writes one JSON object a line, podman one list."""
-        said = run_checked(self._all(settings, "ps", "--all", "--format", "json"), what="the list of containers", environment=environment()).strip()
+        said = run_checked(self._all(settings, "ps", "--all", "--format", "json"), what="the list of containers", environment=environment(settings)).strip()
         rows = json.loads(said) if said.startswith("[") else [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         return {str(row.get("Service")): row for row in rows}

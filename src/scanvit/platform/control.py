@@ -10,6 +10,7 @@ from ..core.errors import PlatformStateError, UnhealthyError
 from . import object_store
 from .engine import Engine, engine_for
 from .health import Health, check_all
+from .mlflow_server import set_admin_password
 from .services import Service, services_of
 from .settings import Settings, load, rebind
 from .state import exclusive, read_state
@@ -53,7 +54,7 @@ def up(
 
 def wait_healthy(settings: Settings, driver: Engine, services: Sequence[Service], on_health: OnHealth) -> list[Health]:
     """Until every service is healthy. Makes the buckets that are missing. Raises UnhealthyError."""
-    started, told = time.monotonic(), set()
+    started, told, password_set = time.monotonic(), set(), False
     while True:
         found = check_all(services, settings)
         for health in found:
@@ -62,6 +63,9 @@ def wait_healthy(settings: Settings, driver: Engine, services: Sequence[Service]
                 on_health(health, time.monotonic() - started)
             if health.service == "store" and "is missing" in health.detail:
                 object_store.make_buckets(settings)
+            if health.service == "mlflow" and "refuses the credentials" in health.detail and not password_set:
+                set_admin_password(settings)
+                password_set = True
         if all(health.ok for health in found):
             return found
         failures = driver.failures(settings)

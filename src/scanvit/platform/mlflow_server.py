@@ -63,9 +63,8 @@ def _auth_config(settings: Settings) -> Path:
 def main() -> None:
     settings = load(Path(os.environ["SCANVIT_PLATFORM"]))
     try:
-        postgres.connect(settings, timeout_s=30).close()
+        postgres.wait(settings, patience_s=60)
         upgrade(settings)
-        set_admin_password(settings)
     except ScanvitError as error:
         sys.exit(f"{error.message} {error.hint}")
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *sys.argv[1:]])  # noqa: S606 - the arguments are a list of ours
@@ -121,15 +120,15 @@ def _migrations() -> ScriptDirectory:
 
 
 def set_admin_password(settings: Settings) -> None:
-    """The administrator has the password of the settings, also where the accounts come from a backup or it was changed in ``.env``."""
-    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+    """The administrator gets the password of ``.env``: it may have been changed there, or the accounts may come from a backup.
 
-    store = SqlAlchemyStore()
-    store.init_db(postgres.database_uri(settings))
-    name, password = settings["MLFLOW_TRACKING_USERNAME"], settings["MLFLOW_TRACKING_PASSWORD"]
-    if store.has_user(name) and not store.authenticate_user(name, password):
-        store.update_user(name, password=password)
-    store.engine.dispose()
+    MLflow itself takes it once alone, when it makes the account.
+    """
+    from werkzeug.security import generate_password_hash
+
+    name, hashed = settings["MLFLOW_TRACKING_USERNAME"], generate_password_hash(settings["MLFLOW_TRACKING_PASSWORD"])
+    with postgres.connect(settings) as connection:
+        connection.execute("UPDATE users SET password_hash = %s WHERE username = %s AND is_admin", (hashed, name))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from .supervisor import LOCK_FILE, STATE_FILE
 
 _STOP_S = 90.0
 # Ports that a program takes beside the one at which its service is called.
-_MORE_PORTS = {"ray-head": ("RAY_PORT", "RAY_CLIENT_PORT")}
+_MORE_PORTS = {"ray-head": ("RAY_PORT", "RAY_CLIENT_SERVER_PORT")}
 
 
 class Native:

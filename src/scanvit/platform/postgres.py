@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,19 @@ def connect(settings: Settings, *, database: str | None = None, timeout_s: int =
                 f"postgres has no database {database or settings['POSTGRES_DB']}.", hint="scanvit platform restore BACKUP brings it back."
             ) from None
         raise UnhealthyError(f"postgres does not answer: {said[-160:]}", hint="scanvit platform logs postgres") from None
+
+
+def wait(settings: Settings, *, patience_s: float) -> None:
+    """Until it answers: after a crash it replays its log before it does. Raises UnhealthyError."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            connect(settings).close()
+            return
+        except UnhealthyError as error:
+            if "does not answer" not in error.message or time.monotonic() > until:
+                raise
+        time.sleep(0.3)
 
 
 def database_uri(settings: Settings) -> str:

@@ -22,7 +22,7 @@ def programs(settings: Settings) -> list[Program]:
     node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats"]
     node += [] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind]  # noqa: S104
     head = ["--head", "--port", settings["RAY_PORT"], "--dashboard-host", settings.bind, "--dashboard-port", settings["RAY_DASHBOARD_PORT"]]
-    head += ["--ray-client-server-port", settings["RAY_CLIENT_PORT"], "--temp-dir", str(session_folder(settings))]
+    head += ["--ray-client-server-port", settings["RAY_CLIENT_SERVER_PORT"], "--temp-dir", str(session_folder(settings))]
     head += ["--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(_HEAD_STORE_BYTES)]
     return [
         Program(name="ray-head", command=(*node, *head), environment=environment, host=settings.host, port=settings.port("RAY_DASHBOARD_PORT")),

@@ -78,7 +78,7 @@ VARIABLES: dict[str, Variable] = {
     "MLFLOW_ALLOWED_HOSTS": _name("", "The names by which browsers and clients may call MLflow"),
     "RAY_PORT": _port(6379),
     "RAY_DASHBOARD_PORT": _port(8265),
-    "RAY_CLIENT_PORT": _port(10001),
+    "RAY_CLIENT_SERVER_PORT": _port(10001),
     "RAY_AUTH_TOKEN": _secret(),
     "PROMETHEUS_PORT": _port(9090),
     "GRAFANA_PORT": _port(3000),
