@@ -31,7 +31,7 @@ def check(service: Service, settings: Settings) -> Health:
     try:
         detail = _CHECKS[service.name](settings)
     except PlatformError as error:
-        return Health(service=service.name, ok=False, detail=settings.redact(error.message), hint=error.hint or "")
+        return Health(service=service.name, ok=False, detail=settings.redact(error.message.removeprefix(f"{service.name} ")), hint=error.hint or "")
     except (ConnectionRefusedError, http.client.RemoteDisconnected):
         return Health(service=service.name, ok=False, detail="does not listen")
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:

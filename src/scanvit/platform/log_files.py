@@ -9,12 +9,13 @@ from pathlib import Path
 _TAIL_BYTES = 1 << 20
 
 
-def last_lines(path: Path, count: int) -> str:
-    """At most ``count``, out of the last mebibyte; "" where there is no file."""
+def last_lines(path: Path, count: int, *, end: int | None = None) -> str:
+    """At most ``count``, out of the last mebibyte (before the byte ``end``); "" where there is no file."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+            start = max(0, (path.stat().st_size if end is None else end) - _TAIL_BYTES)
+            file.seek(start)
+            text = file.read(-1 if end is None else end - start).decode(errors="replace")
     except OSError:
         return ""
     return "\n".join([line for line in text.splitlines() if line.strip()][-count:])
@@ -22,8 +23,8 @@ def last_lines(path: Path, count: int) -> str:
 
 def follow(path: Path, count: int) -> Iterator[str]:
     """The last lines, then each new one, without end."""
-    yield from last_lines(path, count).splitlines()
     position = path.stat().st_size
+    yield from last_lines(path, count, end=position).splitlines()
     while True:
         size = path.stat().st_size
         if size < position:  # trimmed

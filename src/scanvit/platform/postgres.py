@@ -148,7 +148,8 @@ def connect(settings: Settings, *, database: str | None = None, timeout_s: int =
             raise UnhealthyError(
                 f"postgres has no database {database or settings['POSTGRES_DB']}.", hint="scanvit platform restore BACKUP brings it back."
             ) from None
-        raise UnhealthyError(f"postgres does not answer: {said[-160:]}", hint="scanvit platform logs postgres") from None
+        why = "does not listen" if "refused" in said else f"does not answer: {said[-160:]}"
+        raise UnhealthyError(f"postgres {why}", hint="scanvit platform up starts what is down; scanvit platform logs postgres tells more.") from None
 
 
 def wait(settings: Settings, *, patience_s: float) -> None:
@@ -159,7 +160,7 @@ def wait(settings: Settings, *, patience_s: float) -> None:
             connect(settings).close()
             return
         except UnhealthyError as error:
-            if "does not answer" not in error.message or time.monotonic() > until:
+            if "does not" not in error.message or time.monotonic() > until:
                 raise
         time.sleep(0.3)
 

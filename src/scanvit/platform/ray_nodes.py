@@ -19,7 +19,7 @@ _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 def programs(settings: Settings) -> list[Program]:
     environment = base_environment(settings.folder) | settings.client_environment() | {"DATA_PATH": settings["DATA_PATH"], "RAY_USAGE_STATS_ENABLED": "0"}
     del environment["RAY_ADDRESS"]  # of the job server: a node would take it for the cluster's
-    node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats"]
+    node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats", "--dashboard-agent-listen-port", "0"]
     node += [] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind]  # noqa: S104
     head = ["--head", "--port", settings["RAY_PORT"], "--dashboard-host", settings.bind, "--dashboard-port", settings["RAY_DASHBOARD_PORT"]]
     head += ["--ray-client-server-port", settings["RAY_CLIENT_SERVER_PORT"], "--temp-dir", str(session_folder(settings))]
