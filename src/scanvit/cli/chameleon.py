@@ -15,7 +15,7 @@ from .remote import parse_setup, setup_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 _lease_option = click.option("--lease", required=True, metavar="NAME", help="Of the lease.")
-_site_option = click.option("--site", default="CHI@TACC", show_default=True)
+_site_option = click.option("--site", default="CHI@TACC", show_default=True, help="Of Chameleon; a bare-metal one.")
 _folder_option = click.option(
     "--dir",
     "folder",
@@ -42,11 +42,11 @@ def chameleon() -> None:
 @chameleon.command()
 @_lease_option
 @_site_option
-@click.option("--image", default="CC-Ubuntu24.04-hwe", show_default=True)
+@click.option("--image", default="CC-Ubuntu24.04-hwe", show_default=True, help="That the server starts from.")
 @click.option("--node-type", help="Lease a node of this type if there is no such lease, e.g. gpu_mi100, gpu_a100_pcie.")
 @click.option("--days", type=click.IntRange(1, 7), default=1, show_default=True, help="Of a lease that is made.")
 @click.option("--key-name", help="Of the key pair at the site.  [default: scanvit-USER]")
-@click.option("--network", default="sharednet1", show_default=True)
+@click.option("--network", default="sharednet1", show_default=True, help="Of the project, that the server joins.")
 @_folder_option
 @setup_options
 def up(folder: Path, key: Path | None, key_name: str | None, dry_run: bool, **choices: Any) -> None:
