@@ -27,7 +27,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Train", ("train", "ray", "track", "ui")),
     ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("predict",)),
-    ("Serve", ("platform",)),
+    ("Serve", ("platform", "remote", "chameleon")),
 )
 
 _HELP = """From raw scans to a trained, tracked, honestly judged model.

@@ -38,7 +38,9 @@
         ├── EngineError          91   a program or container engine is missing, or refuses
         ├── PortTakenError       92
         ├── PlatformStateError   93   not initialised, half-finished, or another command is at work on it
-        └── UnhealthyError       94   a service does not answer as it should
+        ├── UnhealthyError       94   a service does not answer as it should
+        ├── RemoteError          95   another machine cannot be reached, or its set-up failed
+        └── CloudError           96   the cloud refuses, or what was asked for does not come
 
 The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
 """
@@ -216,3 +218,11 @@ class PlatformStateError(PlatformError):
 
 class UnhealthyError(PlatformError):
     exit_code = 94
+
+
+class RemoteError(PlatformError):
+    exit_code = 95
+
+
+class CloudError(PlatformError):
+    exit_code = 96
