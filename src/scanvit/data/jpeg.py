@@ -12,8 +12,8 @@ import numpy as np
 from ..core.contract import PixelContract
 from .compiled import PAD_BYTES
 from .jpeg_header import JpegFile
-from .jpeg_reduce import resample, weights, zigzag
-from .jpeg_scan import find_blocks, read_coefficients
+from .jpeg_reduce import resample, to_gray, to_rgb, weights, zigzag
+from .jpeg_scan import find_blocks, read_coefficients, take_bits
 from .jpeg_tables import Tables, tables
 
 _MIN_REDUCTION = 2.5
@@ -24,7 +24,7 @@ def reduces(file: JpegFile, contract: PixelContract) -> bool:
     return min(file.width_px, file.height_px) >= _MIN_REDUCTION * contract.image_size_px
 
 
-def reduced_pixels(file: JpegFile, contract: PixelContract) -> np.ndarray | None:
+def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.ndarray | None:
     """uint8 (C, H, W) of the contract's shape, or None where the scan is not what the header says."""
     lookup = tables(*file.codes)
     if lookup is None:
@@ -33,7 +33,7 @@ def reduced_pixels(file: JpegFile, contract: PixelContract) -> np.ndarray | None
     units_across, units_down = -(-file.width_px // (8 * across)), -(-file.height_px // (8 * down))
     own_blocks = across * down
     unit = np.array([0] * own_blocks + [1] * (file.components - 1), np.uint64)
-    scan = _blocks(file, lookup, unit, units_across * units_down)
+    scan = _blocks(data, file, lookup, unit, units_across * units_down)
     if scan is None:
         return None
     stream, places = scan
@@ -44,16 +44,19 @@ def reduced_pixels(file: JpegFile, contract: PixelContract) -> np.ndarray | None
         repeat = (1, 1) if component == 0 else (across, down)
         order = _order(file, contract, min(repeat))
         zigzag_places, count = zigzag(order)
-        coefficients = np.zeros((count, units_across * own[0], units_down * own[1]), np.int32)
+        coefficients = np.zeros((count + 1, units_across * own[0], units_down * own[1]), np.int32)
         steps = np.frombuffer(file.quantization[component], np.uint8).astype(np.int64)
         first = 0 if component == 0 else own_blocks + component - 1
         shape = (len(unit), first, *own, units_across, file.restart_interval)
-        if not read_coefficients(stream, places, *shape, steps, count, min(component, 1), lookup.dc, lookup.dc_short, lookup.ac, lookup.ac_short, coefficients):
+        if not read_coefficients(stream, places, *shape, steps, count, min(component, 1), lookup.dc, lookup.dc_short, lookup.ac, lookup.ac_steps, coefficients):
             return None
         x = weights(file.width_px, contract.image_size_px, order, repeat[0])
         y = weights(file.height_px, contract.image_size_px, order, repeat[1])
         planes.append(resample(coefficients, zigzag_places, *x, *y))
-    return _pixels(planes, contract.channels)
+    if len(planes) == 3:
+        return to_rgb(*planes)
+    gray = to_gray(planes[0])
+    return gray if contract.channels == 1 else np.repeat(gray, 3, axis=0)
 
 
 def _order(file: JpegFile, contract: PixelContract, repeat: int) -> int:
@@ -62,31 +65,18 @@ def _order(file: JpegFile, contract: PixelContract, repeat: int) -> int:
     return min(8, 1 + round(16 / reduction))
 
 
-def _blocks(file: JpegFile, lookup: Tables, unit: np.ndarray, units: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _blocks(data: bytes, file: JpegFile, lookup: Tables, unit: np.ndarray, units: int) -> tuple[np.ndarray, np.ndarray] | None:
     """(the bits of all segments, where their blocks begin)."""
     interval = file.restart_interval or units
-    if len(file.segments) != -(-units // interval):
+    ends = np.empty(-(-units // interval), np.int64)
+    stream = np.empty(len(data) - file.scan_start + PAD_BYTES, np.uint8)
+    if not take_bits(np.frombuffer(data, np.uint8), file.scan_start, stream, ends):
         return None
-    stream = np.frombuffer(b"".join((*file.segments, bytes(PAD_BYTES))), np.uint8)
     places = np.empty(units * len(unit) + 1, np.uint64)
     begin = 0
-    for index, segment in enumerate(file.segments):
-        end = begin + 8 * len(segment)
+    for index, end in enumerate(ends.tolist()):
         part = places[index * interval * len(unit) : (index + 1) * interval * len(unit) + 1]
-        if not find_blocks(stream, begin, end, unit, part, lookup.dc, lookup.dc_short, lookup.ac, lookup.skips):
+        if not find_blocks(stream, 8 * begin, 8 * end, unit, part, lookup.dc, lookup.dc_short, lookup.ac, lookup.skips):
             return None
         begin = end
     return stream, places
-
-
-def _pixels(planes: list[np.ndarray], channels: int) -> np.ndarray:
-    """From sixteenths around 0; YCbCr to RGB by JFIF's matrix, in whole numbers."""
-    if len(planes) == 1:
-        return np.repeat(_round(planes[0] + 2048, 4)[None], channels, axis=0)
-    luma, blue, red = planes
-    luma = (luma + 2048) << 16
-    return np.stack([_round(luma + 91881 * red, 20), _round(luma - 22554 * blue - 46802 * red, 20), _round(luma + 116130 * blue, 20)])
-
-
-def _round(values: np.ndarray, bits: int) -> np.ndarray:
-    return np.clip((values + (1 << (bits - 1))) >> bits, 0, 255).astype(np.uint8)

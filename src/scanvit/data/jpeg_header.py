@@ -5,13 +5,11 @@ Whatever else a file is or has wrong with it, the answer is None, and the file i
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 _SOI, _EOI, _SOS, _SOF0, _DHT, _DQT, _DRI, _COM, _APP0, _APP14 = 0xD8, 0xD9, 0xDA, 0xC0, 0xC4, 0xDB, 0xDD, 0xFE, 0xE0, 0xEE
 _APPS = range(0xE0, 0xF0)
 _SAMPLINGS = {(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (1, 4)}
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class JpegFile:
     """Huffman tables as ``data.jpeg_tables.tables`` takes them."""
     restart_interval: int
     """Units between restart markers; 0 where there are none."""
-    segments: tuple[bytes, ...]
-    """The bits between the restart markers, without stuffed bytes."""
+    scan_start: int
+    """The first byte of the coefficients' bits."""
     metadata: bool
     """Whether there are segments that may say how the picture lies."""
 
@@ -68,7 +66,7 @@ def _read(data: bytes) -> JpegFile | None:
         if end > len(data) or end < place + 4 or not (marker == _SOS or _take(marker, body, found)):
             return None
         if marker == _SOS:
-            return _file(found, body, data, end)
+            return _file(found, body, end)
         place = end
 
 
@@ -113,7 +111,7 @@ def _take_huffman(body: bytes, found: _Segments) -> bool:
     return True
 
 
-def _file(found: _Segments, scan: bytes, data: bytes, start: int) -> JpegFile | None:
+def _file(found: _Segments, scan: bytes, start: int) -> JpegFile | None:
     frame, count = found.frame, len(found.frame) // 3 - 2
     if count not in (1, 3) or len(frame) != 6 + 3 * count or frame[0] != 8 or frame[5] != count:
         return None
@@ -128,9 +126,8 @@ def _file(found: _Segments, scan: bytes, data: bytes, start: int) -> JpegFile | 
     if scan != bytes([count]) + order + b"\0\x3f\0" or len({part[0] for part in parts}) < count or order[3::2] != order[3:4] * (count - 1):
         return None
     codes = [found.huffman[kind << 4 | choice] for table in (order[1], order[-1]) for kind, choice in ((0, table >> 4), (1, table & 15))]
-    segments = _segments(data, start, found.restart_interval)
     height_px, width_px = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    if segments is None or not height_px or not width_px:
+    if not height_px or not width_px:
         return None
     return JpegFile(
         width_px=width_px,
@@ -140,24 +137,6 @@ def _file(found: _Segments, scan: bytes, data: bytes, start: int) -> JpegFile | 
         quantization=tuple(found.quantization[part[2]] for part in parts),
         codes=(codes[0], codes[1], codes[2], codes[3]),
         restart_interval=found.restart_interval,
-        segments=segments,
+        scan_start=start,
         metadata=found.metadata,
     )
-
-
-def _segments(data: bytes, start: int, restart_interval: int) -> tuple[bytes, ...] | None:
-    end = data.find(b"\xff\xd9", start)
-    if end < 0:
-        return None
-    scan = data[start:end]
-    if not restart_interval:
-        bits = scan.replace(b"\xff\0", b"\xff")
-        # One 0xFF for each byte taken out: no other marker stands within the scan.
-        return (bits,) if scan.count(b"\xff") == len(scan) - len(bits) else None
-    markers = [int(match.group()[1]) & 7 for match in _RESTART.finditer(scan)]
-    if markers != [index & 7 for index in range(len(markers))]:
-        return None
-    parts = _RESTART.split(scan)
-    segments = tuple(part.replace(b"\xff\0", b"\xff") for part in parts)
-    stuffed = sum(map(len, parts)) - sum(map(len, segments))
-    return segments if scan.count(b"\xff") == stuffed + len(markers) else None

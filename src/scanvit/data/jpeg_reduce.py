@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import U, compiled
 
 WEIGHT_BITS = 14
 _COSINES = (1073741824, 1053110176, 992008094, 892783698, 759250125, 596538995, 410903207, 209476638)
 """round(2**30 * cos(i * pi / 16))."""
 _ROOT = 759250125
 """round(2**30 / sqrt(2))."""
+_TO_SIXTEENTHS = 2.0 ** (4 - 2 * WEIGHT_BITS)
 
 
 class Weights(NamedTuple):
@@ -94,30 +95,53 @@ def _basis(sample, frequency, cosines, root):
 @compiled
 def resample(coefficients, places, first_x, counts_x, values_x, first_y, counts_y, values_y):
     """int32 coefficients (place in zigzag order, blocks across, blocks down) to int64 (H, W): the picture in sixteenths, around 0."""
-    order, target, height = places.shape[0], first_x.size, coefficients.shape[2]
-    columns = np.zeros((order, height, target))
-    line = np.empty(height)
+    order, target, width, height = places.shape[0], first_x.size, coefficients.shape[1], coefficients.shape[2]
+    flat = coefficients.reshape(-1)
+    columns = np.empty(order * height * target)
+    line, sums = np.empty(height), np.empty(target)
     for x in range(target):
         for v in range(order):
             line[:] = 0.0
             for place in range(counts_x[x]):
                 for u in range(order - v):
-                    weight = values_x[x, place, u]
-                    row = coefficients[places[v, u], first_x[x] + place]
+                    weight, start = values_x[x, place, u], U((places[v, u] * width + first_x[x] + place) * height)
                     for y in range(height):
-                        line[y] += weight * row[y]
-            columns[v, :, x] = line
+                        line[y] += weight * flat[start + U(y)]
+            for y in range(height):
+                columns[(v * height + y) * target + x] = line[y]
     picture = np.empty((target, target), np.int64)
-    sums = np.empty(target)
     for y in range(target):
         sums[:] = 0.0
         for place in range(counts_y[y]):
             for v in range(order):
-                weight = values_y[y, place, v]
-                row = columns[v, first_y[y] + place]
+                weight, start = values_y[y, place, v], U((v * height + first_y[y] + place) * target)
                 for x in range(target):
-                    sums[x] += weight * row[x]
+                    sums[x] += weight * columns[start + U(x)]
         for x in range(target):
-            # Half of the last bit is added, to round.
-            picture[y, x] = np.int64(np.floor(sums[x] * 2.0 ** (4 - 2 * WEIGHT_BITS) + 0.5))
+            picture[y, x] = np.int64(np.floor(sums[x] * _TO_SIXTEENTHS + 0.5))
     return picture
+
+
+@compiled
+def to_gray(luma):
+    """int64 (H, W) in sixteenths around 0 to uint8 (1, H, W)."""
+    height, width = luma.shape
+    pixels = np.empty((1, height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            pixels[0, y, x] = min(255, max(0, (luma[y, x] + 2056) >> 4))
+    return pixels
+
+
+@compiled
+def to_rgb(luma, blue, red):
+    """The same of three planes, to (3, H, W) by JFIF's matrix in whole numbers."""
+    height, width = luma.shape
+    pixels = np.empty((3, height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            gray, cb, cr = (luma[y, x] + 2056) << 16, blue[y, x], red[y, x]
+            pixels[0, y, x] = min(255, max(0, (gray + 91881 * cr) >> 20))
+            pixels[1, y, x] = min(255, max(0, (gray - 22554 * cb - 46802 * cr) >> 20))
+            pixels[2, y, x] = min(255, max(0, (gray + 116130 * cb) >> 20))
+    return pixels

@@ -15,19 +15,57 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiled import U, compiled, peek
-from .jpeg_tables import FULL, SHORT, SHORT_BITS, UNKNOWN
+from .compiled import PAD_BYTES, U, compiled, inlined, load_word, peek, store_word
+from .jpeg_tables import EOB, FULL, SHORT, SHORT_BITS, UNKNOWN
 
 CURSORS = 8
 """Measured: 1 takes twice the time of 8, 4 a sixth more, 12 no less."""
 _MIN_BITS = 16_384
 """Less is not worth another cursor."""
+_SURE = 5
+"""Symbols of a block that are read in any case."""
 _FULL, _SHORT, _SHIFT = U(FULL), U(SHORT), U(64 - SHORT_BITS)
-_UNKNOWN, _ENDS, _ODD, _K, _EOB = U(UNKNOWN), U(0xC0), U(0x40), U(0xFF), U(128)
+_UNKNOWN, _ENDS, _ODD, _K, _EOB = U(UNKNOWN), U(0xC0), U(0x40), U(0xFF), U(EOB)
 _0, _1, _4, _8, _15, _48, _63, _64, _256 = U(0), U(1), U(4), U(8), U(15), U(48), U(63), U(64), U(256)
+_16, _24, _K16, _STEP = U(16), U(24), U(0xFFFF), U(0x3F00FF)
+_EACH_1, _EACH_80 = U(0x0101010101010101), U(0x8080808080808080)
 
 
 @compiled
+def take_bits(data, start, stream, ends):
+    """Copy the scan at byte ``start`` into ``stream`` without stuffed zeros and markers, PAD_BYTES zeros after it; into ``ends`` the byte after
+    each segment between restart markers. Returns whether there are exactly so many, in order, and the end of the image after the last."""
+    size, place, count, segments = U(data.size), U(start), _0, 0
+    while True:
+        while place + _8 <= size:
+            word = load_word(data, place)
+            if (~word - _EACH_1) & word & _EACH_80:  # perhaps one of the bytes is 0xFF
+                break
+            store_word(stream, count, word)
+            place += _8
+            count += _8
+        for _ in range(8):
+            if place + _1 >= size:
+                return False
+            value = data[place]
+            place += _1
+            if value == 0xFF:
+                follower = data[place]
+                place += _1
+                if follower != 0:
+                    ends[segments] = count
+                    segments += 1
+                    if segments == ends.size:
+                        stream[count : count + U(PAD_BYTES)] = 0
+                        return follower == 0xD9
+                    if follower != 0xD0 + (segments - 1) % 8:
+                        return False
+                    continue
+            stream[count] = value
+            count += _1
+
+
+@inlined
 def _skip_dc(stream, position, table, dc, dc_short):
     """The position after a difference; the same one where there is no such code."""
     word = peek(stream, position)
@@ -55,22 +93,23 @@ def _skip_block(stream, position, table, dc, dc_short, ac):
 
 
 @compiled
-def _skip_together(stream, begins, end, logs, unit, dc, dc_short, ac, skips):
-    """Skip from each of the places ``begins`` to the next (the last one to ``end``), and log where blocks begin, the first one past the range
-    included. Returns the numbers of logged places, and of those that a damaged block precedes."""
-    cursors, capacity = logs.shape
-    state, lengths, damaged = np.empty(cursors, np.uint64), np.empty(cursors, np.int64), np.zeros(cursors, np.int64)
-    blocks, tables = np.zeros(cursors, np.int64), np.empty(cursors, np.uint64)
-    limits = np.append(begins[1:], end)
-    active = np.arange(cursors).astype(np.uint64)
-    for c in range(cursors):
-        logs[c, 0], lengths[c], tables[c] = begins[c] << _4, 1, unit[0] * _SHORT
+def _skip_together(stream, begins, limits, logs, unit, dc, dc_short, ac, skips):
+    """Skip from each of the places ``begins`` to that of ``limits``, and log where blocks begin, the first one past the range
+    included, each cursor in its part of ``logs``. Returns the numbers of logged places, and of those that a damaged block precedes."""
+    cursors = begins.size
+    capacity = logs.size // cursors
+    state, active = np.empty(cursors, np.uint64), np.arange(cursors).astype(np.uint64)
+    tips = np.arange(cursors).astype(np.uint64) * U(capacity)
+    stops, damaged = tips + U(capacity - 1), np.zeros(cursors, np.uint64)
+    blocks, tables = np.zeros(cursors, np.uint64), np.empty(cursors, np.uint64)
+    for c in active:
+        logs[tips[c]], tables[c] = begins[c] << _4, unit[0] * _SHORT
         after = _skip_dc(stream, begins[c], unit[0], dc, dc_short)
         state[c] = (after << _8) | _1
         if after == begins[c]:
             state[c] += _256
-            damaged[c] = 1
-    running = cursors
+            damaged[c] = tips[c] + _1
+    running, several = cursors, U(unit.size)
     while running > 0:
         for index in range(running):
             c = active[index]
@@ -85,7 +124,6 @@ def _skip_together(stream, begins, end, logs, unit, dc, dc_short, ac, skips):
                 s += entry
             if s & _ENDS:
                 place = s >> _8
-                length = lengths[c]
                 if s & _ODD:
                     if entry == _UNKNOWN:
                         symbol = U(ac[table * U(FULL // SHORT) + (peek(stream, place) >> _48)])
@@ -97,28 +135,32 @@ def _skip_together(stream, begins, end, logs, unit, dc, dc_short, ac, skips):
                         place = s >> _8
                     if entry == _UNKNOWN or s & _K != _64:
                         # The lookup went past the last coefficient, or the code is unknown: once more, with care.
-                        start = logs[c, length - 1] >> _4
+                        start = logs[tips[c]] >> _4
                         place = _skip_block(stream, start, table // _SHORT, dc, dc_short, ac)
                         if place == _0:
-                            damaged[c] = length
+                            damaged[c] = tips[c] + _1
                             place = start + _1
-                block = blocks[c] + 1
-                block = 0 if block == unit.size else block
-                logs[c, length] = (place << _4) | U(block)
-                length += 1
-                lengths[c], blocks[c] = length, block
-                if place >= limits[c] or length == capacity:
+                tip = tips[c] + _1
+                tips[c] = tip
+                log = place << _4
+                kind = unit[0]
+                if several > _1:
+                    block = blocks[c] + _1
+                    block = _0 if block == several else block
+                    blocks[c], kind, log = block, unit[block], log | block
+                    tables[c] = kind * _SHORT
+                logs[tip] = log
+                if place >= limits[c] or tip == stops[c]:
                     running -= 1
                     active[index] = active[running]
                     break
-                tables[c] = unit[block] * _SHORT
-                after = _skip_dc(stream, place, unit[block], dc, dc_short)
+                after = _skip_dc(stream, place, kind, dc, dc_short)
                 s = (after << _8) | _1
                 if after == place:  # no such code: go on a bit later, but trust only what follows this block
                     s += _256
-                    damaged[c] = length
+                    damaged[c] = tip + _1
             state[c] = s
-    return lengths, damaged
+    return tips, damaged
 
 
 @compiled
@@ -127,86 +169,93 @@ def find_blocks(stream, begin, end, unit, places, dc, dc_short, ac, skips):
     as the last is where the bits end. ``unit`` has the table (0 or 1) of each block of a unit. The stream goes on for PAD_BYTES after bit ``end``.
     Returns whether the bits hold exactly so many blocks."""
     cursors = min(CURSORS, max(1, (end - begin) // _MIN_BITS))
-    begins = np.empty(cursors, np.uint64)
+    bounds = np.empty(cursors + 1, np.uint64)
+    for c in range(cursors + 1):
+        bounds[c] = begin + c * (end - begin) // cursors
+    wanted = U(places.size)
+    capacity = wanted + _1
+    logs = np.empty(U(cursors) * capacity, np.uint64)
+    tips, damaged = _skip_together(stream, bounds[:-1], bounds[1:], logs, unit, dc, dc_short, ac, skips)
+    count, place = _0, logs[0]
     for c in range(cursors):
-        begins[c] = begin + c * (end - begin) // cursors
-    logs = np.empty((cursors, places.size + 1), np.uint64)
-    lengths, damaged = _skip_together(stream, begins, U(end), logs, unit, dc, dc_short, ac, skips)
-    count, place = 0, logs[0, 0]
-    for c in range(cursors):
-        until = (U(end) if c == cursors - 1 else begins[c + 1]) << _4
-        entry = 0
-        while place < until and count < places.size:
-            while entry < lengths[c] and logs[c, entry] < place:
-                entry += 1
-            if entry < lengths[c] and logs[c, entry] == place and entry >= damaged[c]:
-                copied = min(lengths[c] - 1 - entry, places.size - count)
-                places[count : count + copied] = logs[c, entry : entry + copied]
+        until = bounds[c + 1] << _4
+        entry, tip = U(c) * capacity, tips[c]
+        while place < until and count < wanted:
+            while entry <= tip and logs[entry] < place:
+                entry += _1
+            if entry <= tip and logs[entry] == place and entry >= damaged[c]:
+                copied = min(tip - entry, wanted - count)
+                for index in range(copied):
+                    places[count + U(index)] = logs[entry + U(index)]
                 count += copied
-                place = logs[c, entry + copied]
+                place = logs[entry + copied]
                 break
             places[count] = place
-            count += 1
+            count += _1
             block = place & _15
             after = _skip_block(stream, place >> _4, unit[block], dc, dc_short, ac)
             if after == _0:
                 return False
             block += _1
             place = (after << _4) | (_0 if block == U(unit.size) else block)
-    if count < places.size:
+    if count < wanted:
         places[count] = place
-        count += 1
-    last = np.int64(places[-1] >> _4)
-    return count == places.size and places[-1] & _15 == _0 and end - 8 < last <= end
+        count += _1
+    last = np.int64(places[wanted - _1] >> _4)
+    return count == wanted and places[wanted - _1] & _15 == _0 and end - 8 < last <= end
+
+
+@inlined
+def _value(word, length, size):
+    """The signed number that follows a code (T.81, F.2.2.1). No branch: signs cannot be foretold."""
+    bits = word << length
+    negative = ~(np.int64(bits) >> 63)
+    return np.int64((bits >> _1) >> (_63 - size)) - (((1 << np.int64(size)) - 1) & negative)
 
 
 @compiled
-def _value(word, entry):
-    """The signed number that follows a code (T.81, F.2.2.1)."""
-    size = entry & _15
-    bits = word << (entry >> _8)
-    value = np.int64((bits >> _1) >> (_63 - size))
-    return value if np.int64(bits) < 0 else value - (np.int64(1) << np.int64(size)) + 1
+def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, steps, wanted, table, dc, dc_short, ac, ac_steps, out):
+    """The lowest coefficients, in zigzag order, of the blocks of one component, multiplied by their quantization ``steps``, into int32 ``out``
+    (wanted + 1, columns * across, rows * down), zeros before; what lands in its last plane means nothing. In each unit of ``unit_blocks`` blocks,
+    ``across`` times ``down`` from ``first`` on are its own. Returns whether all differences were plausible.
 
-
-@compiled
-def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, steps, wanted, table, dc, dc_short, ac, ac_short, out):
-    """The lowest coefficients, in zigzag order, of the blocks of one component into int32 ``out`` (wanted, columns * across, rows * down), zeros before,
-    multiplied by their quantization ``steps``. In each unit of ``unit_blocks`` blocks, ``across`` times ``down`` from ``first`` on are its own.
-    Returns whether all differences were plausible."""
-    plane, height = U(out.shape[1] * out.shape[2]), out.shape[2]
-    flat = out.reshape(-1)
-    prediction, limit = 0, U(wanted)
-    dc_base, ac_base, dc_short_base, ac_short_base = table * _FULL, table * _FULL, table * _SHORT, table * _SHORT
+    A block's first symbols are read without asking whether they are still wanted: branches that cannot be foretold cost more than that.
+    """
+    plane, height, flat = U(out.shape[1] * out.shape[2]), out.shape[2], out.reshape(-1)
+    prediction, limit, sure = 0, U(wanted), min(wanted - 1, _SURE)
+    full, short = U(table * FULL), U(table * SHORT)
     unit, left, top = 0, 0, 0
     for start in range(first, places.size - 1, unit_blocks):
         if restart and unit == restart:
             prediction, unit = 0, 0
-        for block in range(across * down):
-            position = places[start + block] >> _4
-            word = peek(stream, position)
-            entry = U(dc_short[dc_short_base + (word >> _SHIFT)])
-            if entry == _0:
-                entry = U(dc[dc_base + (word >> _48)])
-            prediction += _value(word, entry)
-            if not -32768 < prediction < 32768:
-                return False
-            position += (entry >> _8) + (entry & _15)
-            target = U((left + block % across) * height + top + block // across)
-            flat[target] = np.int32(prediction * steps[0])
-            k = _1
-            while k < limit:
+        block = U(start)
+        for y in range(down):
+            for x in range(across):
+                position = places[block] >> _4
+                block += _1
                 word = peek(stream, position)
-                entry = U(ac_short[ac_short_base + (word >> _SHIFT)])
+                entry = U(dc_short[short + (word >> _SHIFT)])
                 if entry == _0:
-                    entry = U(ac[ac_base + (word >> _48)])
-                if entry & _K == _0:
-                    break
-                k += (entry >> _4) & _15
-                position += (entry >> _8) + (entry & _15)
-                if k < limit and entry & _15 != _0:
-                    flat[target + k * plane] = np.int32(_value(word, entry) * steps[k])
-                k += _1
+                    entry = U(dc[full + (word >> _48)])
+                prediction += _value(word, entry >> _8, entry & _15)
+                if not -32768 < prediction < 32768:
+                    return False
+                target = U((left + x) * height + top + y)
+                flat[target] = np.int32(prediction * steps[0])
+                # Here with 16 bits for k: it may pass several ends.
+                s = ((position + (entry >> _8) + (entry & _15)) << _16) | _1
+                symbols = 0
+                while symbols < sure or s & _K16 < limit:
+                    symbols += 1
+                    word = peek(stream, s >> _16)
+                    entry = U(ac_steps[short + (word >> _SHIFT)])
+                    if entry == _0:
+                        symbol = U(ac[full + (word >> _48)])
+                        length, size = symbol >> _8, symbol & _15
+                        entry = length << _24 | (length + size) << _16 | size << _8 | (_EOB if symbol & _K == _0 else ((symbol >> _4) & _15) + _1)
+                    s += entry & _STEP
+                    k = min((s & _K16) - _1, limit)
+                    flat[target + k * plane] = np.int32(_value(word, entry >> _24, (entry >> _8) & _15) * steps[k])
         unit += 1
         left += across
         if left == columns * across:

@@ -15,6 +15,8 @@ SHORT = 1 << SHORT_BITS
 FULL = 1 << 16
 UNKNOWN = 0xC0
 """Entry of ``skips`` where the first code does not end within SHORT_BITS."""
+EOB = 128
+"""What the symbol for the end of a block advances by."""
 _MAX_DC_SIZE = 11
 _MAX_AC_SIZE = 10
 """Bits of a difference or coefficient of 8-bit samples."""
@@ -31,7 +33,8 @@ class Tables(NamedTuple):
     ac: np.ndarray
     dc_short: np.ndarray
     """uint16 (2 * SHORT,), by the next SHORT_BITS bits."""
-    ac_short: np.ndarray
+    ac_steps: np.ndarray
+    """uint32 (2 * SHORT,): ``length of the code << 24 | bits with the coefficient's << 16 | size of the coefficient << 8 | advance``, or 0."""
     skips: np.ndarray
     """uint16 (2 * SHORT,): ``bits << 8 | advance`` of all AC symbols whose codes end within SHORT_BITS, up to the end of the block, which adds 128."""
 
@@ -49,9 +52,10 @@ def tables(first_dc: Code, first_ac: Code, other_dc: Code, other_ac: Code) -> Ta
     full = [table for table in (*dc, *ac) if table is not None]
     if len(full) < 4:
         return None
-    short = [_short(table) for table in full]
+    dc_short = [_short(table) for table in full[:2]]
+    ac_steps = [_steps(_short(table)) for table in full[2:]]
     skips = [_skips(table) for table in full[2:]]
-    return Tables(*map(np.concatenate, (full[:2], full[2:], short[:2], short[2:], skips)))
+    return Tables(*map(np.concatenate, (full[:2], full[2:], dc_short, ac_steps, skips)))
 
 
 def _is_ac(symbol: int) -> bool:
@@ -76,6 +80,13 @@ def _short(full: np.ndarray) -> np.ndarray:
     return np.where(entries >> 8 <= SHORT_BITS, entries, 0).astype(np.uint16)
 
 
+def _steps(short: np.ndarray) -> np.ndarray:
+    entries = short.astype(np.uint32)
+    length, size, symbol = entries >> 8, entries & 15, entries & 255
+    advance = np.where(symbol == 0, EOB, (symbol >> 4) + 1)
+    return np.where(entries == 0, 0, length << 24 | (length + size) << 16 | size << 8 | advance).astype(np.uint32)
+
+
 @compiled
 def _skips(full: np.ndarray) -> np.ndarray:
     table = np.full(SHORT, UNKNOWN, np.uint16)
@@ -88,7 +99,7 @@ def _skips(full: np.ndarray) -> np.ndarray:
                 break
             used = length + (symbol & 15)
             window, left, bits = window << used, left - used, bits + used
-            advance += 128 if symbol == 0 else (symbol >> 4) + 1
+            advance += EOB if symbol == 0 else (symbol >> 4) + 1
         if bits:
             table[index] = bits << 8 | advance
     return table
