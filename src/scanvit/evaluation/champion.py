@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .common_images import common_predictions
+from .estimates import Estimate
 from .paired import compare_paired
 from .predictions import Predictions
-from .scores import Estimate, Scores
+from .scores import Scores
 
 FIGURES = {"accuracy": "accuracy", "macro_auroc": "macro AUROC"}
 _DRAWS, _SEED = 2000, 0

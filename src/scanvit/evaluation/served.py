@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import __version__
 from ..core.errors import ImageError
-from .predictions import infer, softmax
+from .inference import infer
+from .predictions import softmax
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -48,7 +49,8 @@ class ServedModel:
             pixels.append(frames[0].pixels)
         if not pixels:
             return []
-        return [dict(zip(self.model.class_names, map(float, probs), strict=True)) for probs in softmax(infer(self.model, np.stack(pixels)))]
+        logits, _ = infer(self.model, np.stack(pixels))
+        return [dict(zip(self.model.class_names, map(float, probs), strict=True)) for probs in softmax(logits, self.model.temperature)]
 
 
 def _load_pyfunc(data_path: str) -> ServedModel:
