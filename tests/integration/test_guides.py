@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.guides import DOCUMENTS, REPOSITORY, blocks
+from tests.integration.conftest import Scanvit
 
 from scanvit.data.phantoms import draw_phantoms
 
@@ -24,6 +25,11 @@ def reader(tmp_path: Path) -> Path:
         for path in sorted((tmp_path / "images").rglob("*.*")):
             archive.write(path, path.relative_to(tmp_path / "images"))
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    scanvit = Scanvit(tmp_path)
+    scanvit("data", "prepare", "images", "-o", "packs/mine", "--image-size", "16", code=4)
+    gates = [word for gate in ("G1", "G2", "G3", "G4", "G5", "G6") for word in ("--acknowledge", f"{gate}=drawn images, for the documents")]
+    scanvit("data", "audit", "packs/mine", *gates)
+    scanvit("train", "tiny", "--pack", "packs/mine", "--run-dir", "runs/mine", "--set", "trainer.max_epochs=1")
     return tmp_path
 
 
