@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from . import printable
-from .progress import size_text, stage_progress
+from .progress import copy_progress, size_text, stoppable
 
 if TYPE_CHECKING:
     from ..storage.remote import RemoteObject
@@ -55,7 +52,7 @@ def pull(remote: str, folder: Path, engine: str) -> None:
     from ..storage.transfer import open_store
     from ..storage.transfer import pull as pull_objects
 
-    with _stoppable(), stage_progress(in_bytes=_is_copying) as progress:
+    with stoppable(), copy_progress() as progress:
         done = pull_objects(open_store(parse_remote(remote), os.environ, engine=engine), folder, progress=progress)
     _tell(done, f"in {folder}")
     click.echo(f"\nNext: scanvit data prepare {folder} -o packs/mine")
@@ -76,7 +73,7 @@ def push(remote: str, folder: Path, create: bool, engine: str) -> None:
     from ..storage.transfer import open_store
     from ..storage.transfer import push as push_files
 
-    with _stoppable(), stage_progress(in_bytes=_is_copying) as progress:
+    with stoppable(), copy_progress() as progress:
         done = push_files(open_store(parse_remote(remote), os.environ, engine=engine), folder, create=create, progress=progress)
     _tell(done, f"in {remote}")
     if done.empty_folders:
@@ -98,7 +95,7 @@ def mount(remote: str, folder: Path, cache: Path | None, daemon: bool) -> None:
     from ..storage.remote import parse_remote
 
     end = f"Unmount it by: fusermount3 -u {folder}" if daemon else "Ctrl-C unmounts it."
-    with _stoppable(), suppress(*(() if daemon else (KeyboardInterrupt, PreemptedError))):  # the usual ends of a mount
+    with stoppable(), suppress(*(() if daemon else (KeyboardInterrupt, PreemptedError))):  # the usual ends of a mount
         mount_objects(
             parse_remote(remote), folder, os.environ, cache=cache, daemon=daemon, on_ready=lambda: click.echo(f"{remote} is at {folder}, read-only. {end}")
         )
@@ -115,7 +112,7 @@ def ls(remote: str, as_json: bool, engine: str) -> None:
     from ..storage.transfer import open_store
 
     place = parse_remote(remote, whole_store=True)
-    with _stoppable():
+    with stoppable():
         store = open_store(place, os.environ, engine=engine)
         rows: list[_Row] = _rows(store.listing(checksums=False).objects) if place.bucket else [(f"{name}/", None, None) for name in store.top()]
     if place.prefix and not rows:
@@ -156,23 +153,3 @@ def _tell(done: Transfer, where: str) -> None:
     click.echo(
         f"{done.objects:,} objects, {size_text(done.size_bytes)} {where}: {done.copied:,} copied, {there:,} there already, all checked; {done.time_s:.1f} s"
     )
-
-
-def _is_copying(stage: str) -> bool:
-    return stage == "Copying"
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an error does, so that programs are stopped, mounts undone and secrets removed."""
-    from ..core.errors import PreemptedError
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise PreemptedError(f"Stopped by {signal.Signals(number).name}.", hint="Run the same command again: it goes on where it stopped.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,9 +1,11 @@
-"""How far long work is, on stderr: bars on a terminal, plain lines elsewhere."""
+"""Long work: how far it is, on stderr (bars on a terminal, plain lines elsewhere), and an end on SIGTERM that cleans up."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -36,6 +38,27 @@ def stage_progress(*, in_bytes: Callable[[str], bool] = lambda stage: False) -> 
             bar.update(tasks[stage], completed=done, total=total, said=said(stage, done, total))
 
         yield show
+
+
+def copy_progress() -> AbstractContextManager[Progress]:
+    """``stage_progress`` whose stage "Copying" counts bytes."""
+    return stage_progress(in_bytes=lambda stage: stage == "Copying")
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as an error does, so that programs are stopped, mounts undone and secrets removed."""
+    from ..core.errors import PreemptedError
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise PreemptedError(f"Stopped by {signal.Signals(number).name}.", hint="Run the same command again: it goes on where it stopped.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _PlainLines:

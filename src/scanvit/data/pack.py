@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,12 +167,15 @@ class Pack:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
             raise PackCorruptError(f"{file} is damaged: {cause!r}.", hint=f"Audit the pack again: scanvit data audit {self.path}") from None
 
-    def verify(self) -> None:
-        """Read every byte: files against their SHA-256, the manifest against the counts. Raises PackCorruptError."""
-        for name, expected in self.files.items():
-            if (found := sha256_file(self.path / name)) != expected["sha256"]:
-                raise PackCorruptError(f"{self.path / name} was changed: its SHA-256 is {found}, not {expected['sha256']}.", hint=_CORRUPT_HINT)
-        for split in SPLITS:
+    def verify(self, splits: Sequence[str] = SPLITS) -> None:
+        """Read every byte of these splits and of the manifest: files against their SHA-256, the manifest against the counts.
+
+        Raises PackCorruptError.
+        """
+        for name in (MANIFEST, *(f"{_known(split)}.npy" for split in splits)):
+            if (found := sha256_file(self.path / name)) != (expected := self.files[name]["sha256"]):
+                raise PackCorruptError(f"{self.path / name} was changed: its SHA-256 is {found}, not {expected}.", hint=_CORRUPT_HINT)
+        for split in splits:
             found_counts = np.bincount(self.targets(split), minlength=self.num_classes).tolist()
             if found_counts != [self.counts[split][name] for name in self.class_names]:
                 raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json count the classes of {split} differently.", hint=_CORRUPT_HINT)
