@@ -24,7 +24,7 @@ from scanvit.data.pack import Pack
 from scanvit.training.fit import fit
 from scanvit.training.module import ClassificationModule
 from scanvit.training.run_folder import bind
-from scanvit.training.world import GlobalBatchNorm2d, batch_norm_sync
+from scanvit.training.world import GlobalBatchNorm2d, batch_norm_sync, make_sums_repeatable
 
 SMALL = ("model.stem_widths=[8,8,8]", "model.depth=1", "model.dim=16", "model.dim_head=8", "tracking.mlflow=false", "trainer.threads=1")
 GLOBAL_BATCH = 12
@@ -69,6 +69,7 @@ def epoch_gradients(case: Case) -> list[dict[str, np.ndarray]]:
         step = DistributedDataParallel(step, gradient_as_bucket_view=True, broadcast_buffers=False)
     share = {"per_device_batch_size": GLOBAL_BATCH // world.world_size, "rank": world.rank, "world_size": world.world_size}
     gradients = []
+    make_sums_repeatable(step)
     for batch in TrainLoader(pixels.to(torch.uint8), targets, position=Position, seed=1, **share):
         module.zero_grad()
         step(*batch).backward()
