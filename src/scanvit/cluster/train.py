@@ -24,8 +24,8 @@ from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
 from ..training.result import FitResult
 from ..training.run_folder import SETTINGS, bind, locked, open_run
+from ..training.shipper import Shipper
 from ..training.shipping import ship_now
-from ..training.tracking import Shipper
 from . import bundle
 from .packs import PackSource, obtain
 from .preflight import check_nodes
@@ -145,8 +145,8 @@ def _publish(opened: Pack, pack: PackSource, storage: Storage) -> PackSource:
 def _tracking(experiment: Experiment, run_dir: Path) -> Mapping[str, Any]:
     """The key of the MLflow run, made here once: whichever worker ships first makes the run, and every later one finds it."""
     shipper = Shipper(run_dir, experiment.tracking)
-    write_json(shipper.state_file, shipper.state)
-    return dict(shipper.state)
+    shipper.state.save(run_dir)
+    return asdict(shipper.state)
 
 
 def _is_one_machine(ray: Any) -> bool:
@@ -166,6 +166,8 @@ def _trainer(assignment: Assignment, watch: Watch, name: str, settings: ClusterS
 
     storage = assignment.storage
     start_timeout_s = float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
+    # Workers notice each other's silence; that of one alone is noticed by Ray Train, which would give it ten minutes.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{assignment.experiment.trainer.timeout_s:g}")
     return TorchTrainer(
         partial(work, assignment, watch.board),
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=math.ceil(assignment.experiment.trainer.timeout_s)),

@@ -82,6 +82,17 @@ def test_a_worker_is_lost(start: Callable[..., RayRun], undisturbed: Path, fault
     disturbed.record(fault, undisturbed)
 
 
+@pytest.mark.fault("Ray", "SIGSTOP of the only worker", "inside an epoch")
+def test_a_worker_without_others_stalls(start: Callable[..., RayRun], small_pack: Path, tmp_path: Path, fault: Fault) -> None:
+    Scanvit(tmp_path)(*arguments(small_pack, tmp_path / "alone"))
+    run = start("--num-workers", "1", settings=("trainer.timeout_s=20",))
+    run.wait_for_step(STEPS_AN_EPOCH + 2)
+    os.kill(run.worker(0).pid, signal.SIGSTOP)
+    disturbed = Disturbed(run).recovered()
+    run.wait()
+    disturbed.record(fault, tmp_path / "alone")
+
+
 @pytest.mark.fault("Ray", "SIGKILL of the driver", "inside an epoch")
 def test_the_driver_is_lost(start: Callable[..., RayRun], undisturbed: Path, fault: Fault) -> None:
     run = start()
