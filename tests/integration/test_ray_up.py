@@ -92,6 +92,13 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
     listening = head.box.run("ss", "-ltnH").stdout.split()
     assert [address for address in listening if address.endswith(":8265")] == ["127.0.0.1:8265"]
 
+    # The probe that the pods of deploy/ray/kuberay-cluster.yaml are asked by.
+    pods = yaml.safe_load((REPOSITORY / "deploy" / "ray" / "kuberay-cluster.yaml").read_text(encoding="utf-8"))["spec"]
+    _, *probe = pods["headGroupSpec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
+    token = (worker.home / ".ray" / "auth_token").read_text(encoding="ascii").strip()
+    for machine, answer in ((worker, 0), (client, 1)):  # the client has no raylet
+        assert machine.box.run(sys.executable, *probe, environment=machine.environment | {"RAY_AUTH_TOKEN": token}).returncode == answer
+
     down = client.box.run(RAY, "down", "--yes", file, environment=environment, timeout=200)
     assert down.returncode == 0, down.stdout + down.stderr
     for machine in (head, worker):
