@@ -34,10 +34,9 @@ class Scanvit:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         process = subprocess.Popen(
             [sys.executable, "-m", "scanvit", *map(str, args)],
-            env=clean | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "COLUMNS": "160"} | environment,
+            env=self.environment() | environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -47,6 +46,10 @@ class Scanvit:
         )
         self.processes.append(process)
         return process
+
+    def environment(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        return clean | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
 
     def close(self) -> None:
         """Kill what is still running, with all that it started."""

@@ -82,11 +82,22 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
         done = head.box.run(sys.executable, "-c", count, environment=head.environment | {"RAY_AUTH_MODE": "token"} | changes)
         return int(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else 0
 
-    wait_for(lambda: nodes() == 2, f"two nodes\n{up.stdout}", 300, every_s=2)
+    try:
+        wait_for(lambda: nodes() == 2, "two nodes", 300, every_s=2)
+    except AssertionError:
+        logs = head.home.glob("tmp/ray/session_latest/logs/monitor.*")
+        pytest.fail("the worker did not join:\n" + "\n".join(log.read_text(encoding="utf-8")[-3000:] for log in logs))
     assert nodes(RAY_AUTH_TOKEN="0" * 64) == 0, "another token opens nothing"
     assert (head.home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
     listening = head.box.run("ss", "-ltnH").stdout.split()
     assert [address for address in listening if address.endswith(":8265")] == ["127.0.0.1:8265"]
+
+    # The probe that the pods of deploy/ray/kuberay-cluster.yaml are asked by.
+    pods = yaml.safe_load((REPOSITORY / "deploy" / "ray" / "kuberay-cluster.yaml").read_text(encoding="utf-8"))["spec"]
+    _, *probe = pods["headGroupSpec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
+    token = (worker.home / ".ray" / "auth_token").read_text(encoding="ascii").strip()
+    for machine, answer in ((worker, 0), (client, 1)):  # the client has no raylet
+        assert machine.box.run(sys.executable, *probe, environment=machine.environment | {"RAY_AUTH_TOKEN": token}).returncode == answer
 
     down = client.box.run(RAY, "down", "--yes", file, environment=environment, timeout=200)
     assert down.returncode == 0, down.stdout + down.stderr

@@ -166,6 +166,8 @@ def _trainer(assignment: Assignment, watch: Watch, name: str, settings: ClusterS
 
     storage = assignment.storage
     start_timeout_s = float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
+    # Workers notice each other's silence; that of one alone is noticed by Ray Train, which would give it ten minutes.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{assignment.experiment.trainer.timeout_s:g}")
     return TorchTrainer(
         partial(work, assignment, watch.board),
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=math.ceil(assignment.experiment.trainer.timeout_s)),

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .storage import Storage, insist
 INSIDE_EPOCH = 1e30
 """Reported as val_loss by a checkpoint inside an epoch: no number, and it would count as the best; so it is the worst."""
 _PENDING = 4
+_PREPARE_S = 3600.0
 """Checkpoints at epochs' ends that may wait for the storage at the same time."""
 _LAST_UPLOADS_S = 30.0
 
@@ -77,6 +79,8 @@ def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> 
     from torch import distributed
 
     pack, fault, step = None, None, None
+    # A group of its own, more patient than the training's: one node may have a large pack to fetch.
+    group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=_PREPARE_S)) if distributed.is_initialized() else None
     try:
         pack = obtain(assignment.pack, cache_folder())
         write_text(run_dir / SETTINGS, experiment_to_yaml(bind(assignment.experiment, pack)))
@@ -87,9 +91,10 @@ def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> 
             progress.announce(f"going on from the checkpoint of step {step}")
     except ScanvitError as error:
         fault = error
-    found: list[Any] = [None] * distributed.get_world_size() if distributed.is_initialized() else [(fault, step)]
-    if distributed.is_initialized():
-        distributed.all_gather_object(found, (fault, step))
+    found: list[Any] = [(fault, step)]
+    if group is not None:
+        found = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, (fault, step), group=group)
     fault = next((error for error, _ in found if error is not None), None)
     if fault is None and len({chosen for _, chosen in found}) > 1:
         raise RunError("The workers see different checkpoints in the storage.", hint="Is it one store for all nodes?")  # a new start may mend it

@@ -14,9 +14,10 @@ import numpy as np
 
 from .calibration import fit_temperature
 from .conformal import Conformal, fit_conformal
+from .inference import Inference, infer
 from .operating_points import TARGETS, Rule, choose_threshold
 from .outliers import OutlierDetector
-from .predictions import Inference, infer, softmax
+from .predictions import softmax
 
 if TYPE_CHECKING:
     from ..data.pack import Pack

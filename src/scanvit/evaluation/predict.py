@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import ImageError
-from .predictions import infer, outlier_scores, softmax
+from .inference import infer
+from .predictions import outlier_scores, softmax
 
 if TYPE_CHECKING:
     from ..core.contract import PixelContract

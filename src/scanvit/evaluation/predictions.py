@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import CheckpointError, DataError, RunError
 from ..storage.atomic import atomic_file
+from .inference import Progress, infer
 from .outliers import OutlierDetector
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
 _METADATA_KEY = b"scanvit"
-# Pixels in a batch, whatever the image size: at the reference's stem width of 64, one activation is 67 MB or 1 GB.
-_BATCH_PX = {"cpu": 2**18, "cuda": 2**22}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,8 +126,8 @@ def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> npt.N
     return probs
 
 
-def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progress | None = None) -> Predictions:
-    """Every image of the split once, in the pack's order: nothing is padded, dropped or repeated.
+def predict_split(model: Classifier, pack: Pack, split: str, *, processes: int = 1, progress: Progress | None = None) -> Predictions:
+    """Every image of the split once, in the pack's order, whatever the number of processes: nothing is padded, dropped or repeated.
 
     Raises DataError for an empty split, CheckpointError where the network gives no numbers.
     """
@@ -139,7 +135,7 @@ def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progre
     if not len(targets):
         filled = [name for name in ("train", "val", "test", "final_eval") if len(pack.targets(name))]
         raise DataError(f"The split {split!r} of the pack has no images.", hint=f"Choose another with --split: {', '.join(filled) or 'all are empty'}.")
-    logits, features = infer(model, pack.images(split), progress=progress)
+    logits, features = infer(model, pack.images(split), processes=processes, progress=progress)
     if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
         raise CheckpointError(
             f"The network gives no finite numbers for {broken:,} of {len(logits):,} images.",
@@ -164,31 +160,3 @@ def outlier_scores(model: Classifier, features: npt.NDArray[np.float32]) -> npt.
     """(N, D) -> (N,); None where the checkpoint holds no detector."""
     detector = model.calibration.get("outliers")
     return OutlierDetector.from_dict(detector).score(features) if detector else None
-
-
-class Inference(NamedTuple):
-    """Of N images: what the network says, and what its head read."""
-
-    logits: npt.NDArray[np.float32]
-    """(N, K)"""
-    features: npt.NDArray[np.float32]
-    """(N, D)"""
-
-
-def infer(model: Classifier, images: npt.NDArray[np.uint8], *, progress: Progress | None = None) -> Inference:
-    """(N, C, H, W) uint8 pixels, in large batches on the GPU where there is one."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
-    batch_size = max(1, _BATCH_PX[device] // (images.shape[2] * images.shape[3]))
-    head = model.network.head
-    logits, features = [np.empty((0, head.out_features), np.float32)], [np.empty((0, head.in_features), np.float32)]
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            read = model.features(torch.from_numpy(np.array(images[start : start + batch_size])).to(device))
-            logits.append(head(read).float().cpu().numpy())
-            features.append(read.float().cpu().numpy())
-            if progress:
-                progress(min(start + batch_size, len(images)), len(images))
-    return Inference(np.concatenate(logits), np.concatenate(features))

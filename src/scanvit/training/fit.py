@@ -60,7 +60,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     with _quiet_lightning():
         trainer = _build_trainer(experiment, recorder, run_dir, host)
     ships = experiment.tracking.mlflow and (host is None or host.ships)
-    with _observed(experiment, run_dir, events, trainer, ships=ships) as shipping, _quiet_lightning():
+    with recorder.listening(), _observed(experiment, run_dir, events, trainer, ships=ships) as shipping, _quiet_lightning():
         try:
             trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
         except BaseException as error:
@@ -69,8 +69,6 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None  # Lightning ends the program with exit code 1
             raise
-        finally:
-            recorder.stop_listening()
         if events:
             calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
             for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
@@ -156,7 +154,6 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path,
         num_nodes=1 if host else world.num_nodes,
         strategy=strategy,
         precision=precision,
-        sync_batchnorm=settings.sync_batchnorm,
         max_epochs=settings.max_epochs,
         gradient_clip_val=settings.gradient_clip_norm or None,
         callbacks=[recorder],
@@ -169,16 +166,15 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path,
         enable_model_summary=False,
         benchmark=accelerator == "gpu",
     )
-    _leave_signals_to(recorder, trainer)
+    _quiet_signals(trainer)
     return host.prepare(trainer) if host else trainer
 
 
-def _leave_signals_to(recorder: RunRecorder, trainer: L.Trainer) -> None:
+def _quiet_signals(trainer: L.Trainer) -> None:
     """Lightning answers SIGTERM by a broadcast from inside the signal handler, which can deadlock several processes, and by another one, with
     a wait for the GPU, in every step. The recorder's own answer takes the place of both."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    recorder.listen()
 
 
 def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:

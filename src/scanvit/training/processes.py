@@ -212,7 +212,7 @@ def _cause(processes: list[_Process]) -> _Process | None:
 def _as_error(cause: _Process, processes: list[_Process], *, total: int) -> Exception:
     who = f"Process {cause.rank} of {total}"
     if cause.code == -signal.SIGTERM:
-        return PreemptedError("Training was asked to stop before its first step.")
+        return PreemptedError("Training was asked to stop outside of its steps; its newest checkpoint holds.")
     if cause.code < 0 or cause.report is None:
         return ProcessLostError(f"{who} {_end_of(cause.code)}.")
     kind = getattr(errors, cause.report.error or "", None)

@@ -7,6 +7,8 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,30 +42,37 @@ class RunRecorder(Checkpoint):
         self.folder = run_dir / "checkpoints"
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
-        self._handler_before: Any = None
         self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
         self._window_images = self._epoch_images = 0
-        self._train_time_s = 0.0
+        self._train_time_s = self._checkpoint_time_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_val_loss": self.best_val_loss, "best_epoch": self.best_epoch, "train_time_s": self._train_time_s}
+        return {
+            "best_val_loss": self.best_val_loss,
+            "best_epoch": self.best_epoch,
+            "train_time_s": self._train_time_s,
+            "checkpoint_time_s": self._checkpoint_time_s,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_val_loss, self.best_epoch = state_dict["best_val_loss"], state_dict["best_epoch"]
-        self._train_time_s = state_dict["train_time_s"]
+        self._train_time_s, self._checkpoint_time_s = state_dict["train_time_s"], state_dict.get("checkpoint_time_s", 0.0)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.council = Council(timeout_s=self._settings(pl_module).timeout_s)
 
-    def listen(self) -> None:
-        """Take SIGTERM as a request to write a checkpoint and end, from now until ``stop_listening``."""
-        if threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGTERM, self._on_sigterm)
-
-    def stop_listening(self) -> None:
-        if self._handler_before is not None:
-            signal.signal(signal.SIGTERM, self._handler_before)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as a request to write a checkpoint at the next step's end, and stop. Signals come to the main thread alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _refuse_unlike_processes(self.council.gather(trainer.global_step))
@@ -108,12 +117,14 @@ class RunRecorder(Checkpoint):
         # last.ckpt comes last: killed anywhere before, the run takes the epoch's end again and writes the same once more.
         improved = improved or not self.council.any(trainer.is_global_zero and (self.folder / "best.ckpt").exists())
         if improved:
-            trainer.save_checkpoint(self.folder / "best.ckpt")
+            with self._counting():
+                trainer.save_checkpoint(self.folder / "best.ckpt")
+                if trainer.is_global_zero:
+                    self._export(pl_module, epoch=epoch, step=trainer.global_step)
         if trainer.is_global_zero:
-            if improved:
-                self._export(pl_module, epoch=epoch, step=trainer.global_step)
             images_per_s = self._epoch_images / max(self._steps_end_at - self._epoch_at, 1e-9)
-            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "images_per_s": images_per_s}
+            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "checkpoint_time_s": self._checkpoint_time_s}
+            metrics["images_per_s"] = images_per_s
             if self.events:
                 self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
             self.progress.epoch(epoch, metrics, best=improved)
@@ -147,14 +158,22 @@ class RunRecorder(Checkpoint):
 
     def _save(self, trainer: L.Trainer, *, like: Path | None = None) -> None:
         """Write last.ckpt, and keep the one before. ``like``: a checkpoint of this very moment, to take over."""
-        if trainer.is_global_zero:
-            keep_previous(self.folder)
-        if like is None:
-            trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
-        elif trainer.is_global_zero:
-            replace_by_link(like, self.folder / "last.ckpt")
+        with self._counting():
+            if trainer.is_global_zero:
+                keep_previous(self.folder)
+            if like is None:
+                trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+            elif trainer.is_global_zero:
+                replace_by_link(like, self.folder / "last.ckpt")
         self._saved_at = self._window_at = time.monotonic()
         self._window_images = 0
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Time that training waits for a checkpoint."""
+        start = time.monotonic()
+        yield
+        self._checkpoint_time_s += time.monotonic() - start
 
     def _export(self, module: ClassificationModule, *, epoch: int, step: int) -> None:
         """Write ``checkpoint.pth``: the weights for use, with all that is needed to use them rightly."""

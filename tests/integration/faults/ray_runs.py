@@ -115,7 +115,7 @@ class RayRun:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the command did not end in {timeout_s:.0f} s:\n{self.said}") from None
-        self._reader.join(10)
+        self._end_reading()
         assert self.process.returncode == code, f"exit code {self.process.returncode}\n{self.said}"
         assert "Traceback" not in self.said, self.said
         wait_for(lambda: not self.left_behind, f"processes are left: {self.left_behind}", 60)
@@ -136,6 +136,13 @@ class RayRun:
         kill_at_once(in_sessions(self.sessions))
         if self.process:
             self.process.wait(30)
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self._reader.join(30)
+        self.process.stdout.close()
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
 from tests.integration.faults.recovery import Disturbance
-from tests.integration.training_runs import arguments, saved_step, wait_for_step
+from tests.integration.training_runs import arguments, last_step, saved_step, wait_for_step
 
 from scanvit.core.events import read_events
 
@@ -56,7 +56,7 @@ def test_sigterm_writes_a_checkpoint_and_has_its_own_exit_code(scanvit: MarkedSc
     said = disturbance.ended(code=75)
     run_dir = disturbance.run_dir
     assert f"scanvit train --resume {run_dir}" in said
-    assert saved_step(run_dir) == disturbance.made
+    assert saved_step(run_dir) == last_step(run_dir)
     assert list(read_events(run_dir))[-1]["values"]["status"] == "preempted"
     disturbance.resume(undisturbed)
     assert "finished already" in scanvit("train", "--resume", run_dir)
@@ -69,7 +69,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(scanvit: MarkedScanvit, smal
     disturbance.ended(code=-signal.SIGKILL)
     newest = disturbance.run_dir / "checkpoints" / "last.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1000])
-    assert "last.ckpt is damaged" in disturbance.resume(undisturbed, saved=STEPS_AN_EPOCH)
+    assert "last.ckpt is damaged" in disturbance.resume(undisturbed)
     disturbance.record(fault)
 
 
