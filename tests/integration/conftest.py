@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -33,9 +33,10 @@ class Scanvit:
         self.folder = folder
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *args: str | Path, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """``prefix``: a command that runs the command behind it."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "scanvit", *map(str, args)],
+            [*prefix, sys.executable, "-m", "scanvit", *map(str, args)],
             env=self.environment() | environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
