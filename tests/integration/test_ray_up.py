@@ -76,7 +76,8 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
     up = client.box.run(RAY, "up", "--yes", "--no-config-cache", file, environment=environment, timeout=400)
     assert up.returncode == 0, up.stdout + up.stderr
 
-    count = "import json, ray; ray.init(address='auto', log_to_driver=False, logging_level=40); print(json.dumps(sum(n['Alive'] for n in ray.nodes())))"
+    connect = f"import json, ray; ray.init(address='{head.box.address}:6379', log_to_driver=False, logging_level=40)"
+    count = f"{connect}; print(json.dumps(sum(n['Alive'] for n in ray.nodes())))"
 
     def nodes(**changes: str) -> int:
         done = head.box.run(sys.executable, "-c", count, environment=head.environment | {"RAY_AUTH_MODE": "token"} | changes)
