@@ -4,7 +4,7 @@
 
 Every contestant is a ``scanvit`` command in processes of its own, pinned to its cores; its figures are read from the run that it leaves behind, so
 that whatever can train a run can be compared: add a function to ``CONTESTANTS``. "images/s" are those of the steps after the first epoch
-(median over epochs), "start-up" the time from the command to the end of the first step.
+(median over epochs), "start-up" the time from the command to the end of the first step; a run on Ray says itself what that is made of.
 
 Other work on the machine hits several processes harder than one, because they wait for each other in every step: measure on idle cores.
 """
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -35,8 +36,8 @@ from scanvit.core.events import read_events
 from scanvit.data.prepare import prepare
 
 EPOCHS = 4
-TARGETS = {"ddp": 1.8, "checkpoint_share": 0.02}
-"""Times one process pinned to one core; share of the training's time at the default interval."""
+TARGETS = {"ddp": 1.8, "ray": 0.97, "checkpoint_share": 0.02}
+"""Times one process pinned to one core; times DDP; share of the training's time at the default interval."""
 CHECKPOINT_EVERY_S = 60.0
 """The default of trainer.checkpoint_every_s."""
 
@@ -66,7 +67,11 @@ def ddp(settings: Sequence[str], pack: Path, run_dir: Path) -> list[str]:
     return ["train", *settings, "--pack", str(pack), "--run-dir", str(run_dir), "--set", "trainer.devices=2"]
 
 
-CONTESTANTS: dict[str, tuple[Callable[[Sequence[str], Path, Path], list[str]], int]] = {"one process": (one_process, 1), "ddp": (ddp, 2)}
+def ray(settings: Sequence[str], pack: Path, run_dir: Path) -> list[str]:
+    return ["ray", "train", *settings, "--pack", str(pack), "--run-dir", str(run_dir), "--num-workers", "2"]
+
+
+CONTESTANTS: dict[str, tuple[Callable[[Sequence[str], Path, Path], list[str]], int]] = {"one process": (one_process, 1), "ddp": (ddp, 2), "ray": (ray, 2)}
 """{name: (arguments of scanvit, cores)}. The first is the baseline. The run must stand in ``run_dir`` when the command ends."""
 
 
@@ -91,11 +96,12 @@ def run(arguments: list[str], cores: int, run_dir: Path) -> dict[str, float]:
     """Run one command on the first ``cores`` cores that this process may use, and read its figures from the run."""
     pinned = sorted(os.sched_getaffinity(0))[:cores]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "scanvit", *arguments],
         check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: os.sched_setaffinity(0, pinned),
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -106,7 +112,13 @@ def run(arguments: list[str], cores: int, run_dir: Path) -> dict[str, float]:
         "startup_s": steps[0] - start,
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "checkpoint_share": epochs[-1]["checkpoint_time_s"] / (time.time() - steps[0]),
-    }
+    } | start_up_parts(done.stdout)
+
+
+def start_up_parts(said: str) -> dict[str, float]:
+    """{"startup/PART": seconds} of "first step after 12.0 s (PART 3.5, PART 8.5)"."""
+    line = re.search(r"^first step after .* s \((.*)\)$", said, flags=re.MULTILINE)
+    return {f"startup/{name}": float(seconds) for name, seconds in re.findall(r"([a-z ]+?) ([\d.]+)(?:, |$)", line[1])} if line else {}
 
 
 def compare(name: str, rounds: int, folder: Path) -> dict[str, Any]:
@@ -122,6 +134,9 @@ def compare(name: str, rounds: int, folder: Path) -> dict[str, Any]:
     for contestant, runs in measured.items():
         figures[contestant] = {key: round(statistics.median(one[key] for one in runs), 4) for key in runs[0]}
         ratios = [mine["images_per_s"] / alone["images_per_s"] for mine, alone in zip(runs, measured[baseline], strict=True)]
+        if contestant == "ray":
+            pairs = zip(runs, measured["ddp"], strict=True)
+            figures[contestant]["ratio_to_ddp"] = round(statistics.median(mine["images_per_s"] / plain["images_per_s"] for mine, plain in pairs), 3)
         figures[contestant] |= {"ratio": round(statistics.median(ratios), 3), "ratios": [round(ratio, 3) for ratio in ratios]}
     figures["checkpoint"] = measure_checkpoint(network, pack, folder)
     return figures
@@ -146,6 +161,9 @@ def show(results: dict[str, Any]) -> None:
         share = figures["checkpoint"]["share_at_default_interval"]
         table.add_row(name, "a checkpoint", "", "", f"{figures['checkpoint']['seconds']:.3f}", f"{share:.2%} of 60 s")
     Console().print(table)
+    for name, figures in results.items():
+        parts = ", ".join(f"{key.removeprefix('startup/')} {value:.1f}" for key, value in figures["ray"].items() if key.startswith("startup/"))
+        print(f"{name}: ray {figures['ray']['ratio_to_ddp']:.3f} of ddp; its start-up in s: {parts}")
 
 
 def main() -> int:
@@ -163,6 +181,7 @@ def main() -> int:
     if args.out:
         args.out.write_text(json.dumps({"about": about, "targets": TARGETS, "results": results}, indent=2) + "\n", encoding="utf-8")
     missed = [name for name, figures in results.items() if figures["ddp"]["ratio"] < TARGETS["ddp"]]
+    missed += [f"{name}, ray" for name, figures in results.items() if figures["ray"]["ratio_to_ddp"] < TARGETS["ray"]]
     missed += [f"{name}, checkpoint" for name, figures in results.items() if figures["checkpoint"]["share_at_default_interval"] > TARGETS["checkpoint_share"]]
     print(f"targets missed: {', '.join(missed) or 'none'}")
     return 1 if missed else 0

@@ -142,7 +142,7 @@ class RayCluster:
         options |= {"node-ip-address": node.address, "min-worker-port": 0, "max-worker-port": 0, "object-store-memory": 100_000_000}
         options |= {"disable-usage-stats": None, "include-log-monitor": "false"}
         if head:
-            self.port = 6379 if node.box else free_port()
+            self.port = options.get("port") or (6379 if node.box else free_port())
             options |= {"head": None, "port": self.port, "temp-dir": folder, "dashboard-host": "127.0.0.1"}
         else:
             options["address"] = self.address
@@ -183,6 +183,7 @@ class RayCluster:
 
 def autoscaling(folder: Path, *, max_workers: int, min_workers: int = 0) -> tuple[dict[str, Any], dict[str, str]]:
     """(head options, environment) of a cluster whose autoscaler starts further nodes, of one CPU each, as processes of this machine."""
+    port = free_port()
     nothing = (
         "initialization_commands",
         "setup_commands",
@@ -196,7 +197,7 @@ def autoscaling(folder: Path, *, max_workers: int, min_workers: int = 0) -> tupl
         "max_workers": max_workers,
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 60,
-        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": _HEAD},
+        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": _HEAD, "gcs_address": f"127.0.0.1:{port}"},
         "auth": {},
         "docker": {},
         "file_mounts": {},
@@ -210,7 +211,7 @@ def autoscaling(folder: Path, *, max_workers: int, min_workers: int = 0) -> tupl
     path = folder / "autoscaling.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     identity = {"RAY_CLOUD_INSTANCE_ID": _HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD, "RAY_enable_autoscaler_v2": "1"}
-    return {"autoscaling-config": path}, {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"} | identity
+    return {"autoscaling-config": path, "port": port}, {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"} | identity
 
 
 _HEAD = "f" * 51 + "00000"  # the name that Ray's fake provider gives to its head

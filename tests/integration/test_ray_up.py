@@ -76,7 +76,8 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
     up = client.box.run(RAY, "up", "--yes", "--no-config-cache", file, environment=environment, timeout=400)
     assert up.returncode == 0, up.stdout + up.stderr
 
-    count = "import json, ray; ray.init(address='auto', log_to_driver=False, logging_level=40); print(json.dumps(sum(n['Alive'] for n in ray.nodes())))"
+    connect = f"import json, ray; ray.init(address='{head.box.address}:6379', log_to_driver=False, logging_level=40)"
+    count = f"{connect}; print(json.dumps(sum(n['Alive'] for n in ray.nodes())))"
 
     def nodes(**changes: str) -> int:
         done = head.box.run(sys.executable, "-c", count, environment=head.environment | {"RAY_AUTH_MODE": "token"} | changes)
@@ -91,6 +92,13 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
     assert (head.home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
     listening = head.box.run("ss", "-ltnH").stdout.split()
     assert [address for address in listening if address.endswith(":8265")] == ["127.0.0.1:8265"]
+
+    # The probe that the pods of deploy/ray/kuberay-cluster.yaml are asked by.
+    pods = yaml.safe_load((REPOSITORY / "deploy" / "ray" / "kuberay-cluster.yaml").read_text(encoding="utf-8"))["spec"]
+    _, *probe = pods["headGroupSpec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
+    token = (worker.home / ".ray" / "auth_token").read_text(encoding="ascii").strip()
+    for machine, answer in ((worker, 0), (client, 1)):  # the client has no raylet
+        assert machine.box.run(sys.executable, *probe, environment=machine.environment | {"RAY_AUTH_TOKEN": token}).returncode == answer
 
     down = client.box.run(RAY, "down", "--yes", file, environment=environment, timeout=200)
     assert down.returncode == 0, down.stdout + down.stderr

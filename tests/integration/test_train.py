@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 from tests.integration.conftest import Scanvit
-from tests.integration.training_runs import arguments, assert_same, epochs, wait_for_step
+from tests.integration.training_runs import arguments, assert_same, epochs
 
 from scanvit.training.run_folder import locked
 
@@ -27,20 +25,6 @@ def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_a_run_is_repeated_by_its_own_experiment_file(scanvit: Scanvit, undisturbed: Path) -> None:
     scanvit("train", undisturbed / "experiment.yaml", "--run-dir", scanvit.folder / "again")
     assert_same(scanvit.folder / "again", undisturbed)
-
-
-def test_two_processes_train_together_and_resume_exactly(scanvit: Scanvit, small_pack: Path) -> None:
-    whole, killed = scanvit.folder / "whole", scanvit.folder / "killed"
-    settings = ("trainer.devices=2", "trainer.max_epochs=2", "trainer.checkpoint_every_s=0.001")
-    scanvit(*arguments(small_pack, whole, *settings))
-    command = arguments(small_pack, killed, *settings)
-    for step in (3, 9):  # in the middle of both epochs, where the sums of both ranks are carried over
-        process = scanvit.start(*command)
-        wait_for_step(killed, step, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    scanvit(*command)
-    assert_same(killed, whole)
 
 
 def test_a_run_folder_takes_one_run_and_one_process(scanvit: Scanvit, small_pack: Path, undisturbed: Path) -> None:

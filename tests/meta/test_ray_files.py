@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
+from scanvit import __version__
+
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "ray"
 SSH = sorted(FOLDER.glob("ssh-*.yaml"))
 KUBERAY = sorted(FOLDER.glob("kuberay-*.yaml"))
@@ -79,8 +81,15 @@ TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 QUANTITIES = {"type": "object", "additionalProperties": {"type": "string", "pattern": r"^\d+(m|Mi|Gi)?$"}}
 RESOURCES = record("requests limits", requests=QUANTITIES, limits=QUANTITIES)
 METADATA = record("name", name={"type": "string", "pattern": r"^[a-z]([-a-z0-9]*[a-z0-9])?$"}, labels=TEXTS, annotations=TEXTS)
+PROBE = record(
+    "exec",
+    exec=record("command", command=array(TEXT)),
+    **dict.fromkeys(("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold"), COUNT),
+)
 CONTAINER = record(
-    "name image resources securityContext",
+    "name image resources securityContext livenessProbe readinessProbe",
+    livenessProbe=PROBE,
+    readinessProbe=PROBE,
     name=TEXT,
     image=TEXT,
     resources=RESOURCES,
@@ -168,7 +177,7 @@ def test_the_cluster_has_groups_of_every_kind_of_machine() -> None:
     assert [group["groupName"] for group in spec["workerGroupSpecs"]] == ["cpu", "cuda", "rocm"]
     for group in spec["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
-        assert container["image"].endswith(f":{group['groupName']}")
+        assert container["image"] == f"scanvit-ray:{__version__}-{group['groupName']}"
         assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (group["groupName"] == "cuda")
         assert ("amd.com/gpu" in container["resources"]["limits"]) == (group["groupName"] == "rocm")
 

@@ -14,6 +14,7 @@ _OPTIONS = (
     click.option("--pack", help="A folder, s3://BUCKET/FOLDER or swift:CONTAINER/FOLDER.  [default: $DATA_PATH]"),
     click.option("--num-workers", type=int, help="Processes that train together.  [default: 1]"),
     click.option("--min-workers", type=int, help="Go on with as few while the cluster has no more room.  [default: as --num-workers]"),
+    click.option("--resize-every", "resize_every_s", type=float, metavar="SECONDS", help="How often a run with fewer looks for room.  [default: 60]"),
     click.option("--use-gpu", is_flag=True, default=None, help="One GPU a worker, with NCCL."),
     click.option("--resources-per-worker", metavar="NAME=N,...", help="What a worker takes of the cluster, e.g. GPU=1,CPU=8."),
     click.option("--storage", metavar="s3://BUCKET|DIR", help="Where checkpoints and the finished run go; every node must reach it."),

@@ -56,7 +56,7 @@ class Board:
 
     def __init__(self) -> None:
         self.workers: dict[int, WorkerState] = {}
-        self.attempts, self.stopping = 0, False
+        self.attempts, self.losses, self.stopping = 0, 0, False
         self.plan: dict[str, int] | None = None
         self.epochs: list[dict[str, Any]] = []
         self.news: list[str] = []
@@ -69,7 +69,7 @@ class Board:
             self.attempts += 1
             self.workers = {r: w for r, w in self.workers.items() if r < world_size and w.state == "starting"}
         self.workers[rank] = WorkerState(rank=rank, node=node, pid=pid)
-        self.news.append(f"worker {rank} started on {node} (process {pid})")
+        self.news.append(f"worker {rank} started on {node} (process {pid}){', again' if self.losses else ''}")
 
     def tell(self, rank: int, values: Mapping[str, Any]) -> bool:
         """Whether the worker is to stop."""
@@ -96,6 +96,7 @@ class Board:
         self.saved_step = max(step, self.saved_step or 0)
 
     def lose(self, failures: dict[int, str]) -> None:
+        self.losses += 1
         for worker in self.workers.values():  # Ray Train ends the others of the group too
             worker.state = "lost"
         for rank, reason in failures.items():

@@ -53,8 +53,9 @@ def epoch_line(epoch: dict[str, Any], *, max_epochs: int) -> str:
 
 
 def workers_table(workers: list[WorkerState]) -> Table:
-    table = Table("worker", "node", "process", "state", "step", "loss", box=None, pad_edge=False)
+    table = Table("worker", "node", "process", "state", "step", "loss", "images/s of all", box=None, pad_edge=False)
     for worker in sorted(workers, key=lambda worker: worker.rank):
         loss = "" if worker.loss is None else f"{worker.loss:.3f}"
-        table.add_row(str(worker.rank), worker.node, str(worker.pid), worker.state, f"{worker.step:,}", loss)
+        speed = f"{worker.images_per_s:,.0f}" if worker.images_per_s else ""
+        table.add_row(str(worker.rank), worker.node, str(worker.pid), worker.state, f"{worker.step:,}", loss, speed)
     return table

@@ -18,6 +18,8 @@ from .terminal import Terminal
 _READ_S = 0.5
 _WAITING_S = 5.0
 """How often a run that waits for room says so."""
+_ANSWER_S = 120.0
+"""How long the board, an actor beside the driver, may take to answer."""
 _START_S = 900.0
 """How long workers may take from their room to their first word: Python's imports on a cold node, an image to be fetched."""
 _STOP_S = 60.0
@@ -36,6 +38,7 @@ class Watch:
         self._marks: dict[str, float] | None = dict(marks)
         """Until the first step is made."""
         self._failure: BaseException | None = None
+        self._stop_at: float | None = None
         self._alive_at = self._looked_at = time.monotonic()
         self._lacking_s = 0.0
 
@@ -56,29 +59,38 @@ class Watch:
         """Run ``trainer`` to its end: {"best_epoch", ...}, {"error"}, {"stopped"}, {"waited"} or {"failed"} with a sentence."""
         thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train", daemon=True)  # Ray's own handling of Ctrl-C needs the main thread
         thread.start()
-        stop_at: float | None = None
-        with _stop_signals() as signals:
-            while thread.is_alive():
-                thread.join(_READ_S)
-                snapshot = self.ray.get(self.board.read.remote())
-                self._show(snapshot)
-                # Ray itself waits without an end where the number of workers is a range.
-                if self._lacking_s > self.settings.wait_s:
-                    return {"waited": self._no_room()}
-                if time.monotonic() - self._alive_at > self.settings.wait_s + _START_S:
-                    return {"failed": f"The workers did not come up within {_START_S:.0f} s after they had got their room."}
-                if signals and stop_at is None:
-                    if not any(worker.state == "training" for worker in snapshot.workers.values()):
-                        return {"stopped": "The run was asked to stop while no worker was training."}
-                    stop_at = time.monotonic() + _STOP_S
-                    self.terminal.line("stopping: the workers write a checkpoint first (interrupt again not to wait)")
-                    self.board.stop.remote()
-                if len(signals) > 1 or (stop_at is not None and time.monotonic() > stop_at):
-                    saved = "no checkpoint" if snapshot.saved_step is None else f"the checkpoint of step {snapshot.saved_step}"
-                    return {"stopped": f"The run was stopped without waiting for its workers; {saved} is in the storage."}
-        snapshot = self.ray.get(self.board.read.remote())
+        try:
+            with _stop_signals() as signals:
+                while thread.is_alive():
+                    thread.join(_READ_S)
+                    if (end := self._early_end(self._look(), signals)) is not None:
+                        return end
+            return self._outcome(self._look())
+        except self.ray.exceptions.RayError as error:
+            return {"failed": f"The cluster does not answer any more: {' '.join(str(error).split())[:200]}"}
+
+    def _look(self) -> Snapshot:
+        snapshot = self.ray.get(self.board.read.remote(), timeout=_ANSWER_S)
+        assert isinstance(snapshot, Snapshot)
         self._show(snapshot)
-        return self._outcome(snapshot)
+        return snapshot
+
+    def _early_end(self, snapshot: Snapshot, signals: list[int]) -> dict[str, Any] | None:
+        """What the run comes to before its end, if it does."""
+        if self._lacking_s > self.settings.wait_s:  # Ray itself waits without an end where the number of workers is a range
+            return {"waited": self._no_room()}
+        if time.monotonic() - self._alive_at > self.settings.wait_s + _START_S:
+            return {"failed": f"The workers did not come up within {_START_S:.0f} s after they had got their room."}
+        if signals and self._stop_at is None:
+            if not any(worker.state == "training" for worker in snapshot.workers.values()):
+                return {"stopped": "The run was asked to stop while no worker was training."}
+            self._stop_at = time.monotonic() + _STOP_S
+            self.terminal.line("stopping: the workers write a checkpoint first (interrupt again not to wait)")
+            self.board.stop.remote()
+        if len(signals) > 1 or (self._stop_at is not None and time.monotonic() > self._stop_at):
+            saved = "no checkpoint" if snapshot.saved_step is None else f"the checkpoint of step {snapshot.saved_step}"
+            return {"stopped": f"The run was stopped without waiting for its workers; {saved} is in the storage."}
+        return None
 
     def _fit(self, trainer: Any) -> None:
         try:

@@ -24,7 +24,7 @@ from .checkpoints import keep_previous, replace_by_link
 from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
-from .world import Council
+from .world import Council, make_sums_repeatable
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class RunRecorder(Checkpoint):
             signal.signal(signal.SIGTERM, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        make_sums_repeatable(trainer.strategy.model)
         _refuse_unlike_processes(self.council.gather(trainer.global_step))
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
         assert isinstance(pl_module, ClassificationModule)

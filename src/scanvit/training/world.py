@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 from ..core.config import TrainerConfig
 from ..core.runtime import World
@@ -81,6 +82,33 @@ def broadcast_buffers(module: nn.Module) -> None:
     if distributed.is_initialized():
         for buffer in module.buffers():
             distributed.broadcast(buffer, src=0)
+
+
+def make_sums_repeatable(model: nn.Module | None) -> None:
+    """Where three or more ranks add their gradients on CPUs: make the sums independent of when the processes were started.
+
+    gloo adds in an order that depends on where a value lies in its bucket, and DDP lays its buckets out anew after its first step, so that the
+    first step after a resume would round otherwise than the same step of an undisturbed run. Two numbers have one sum.
+    """
+    if isinstance(model, DistributedDataParallel) and distributed.get_world_size() > 2 and model.device.type == "cpu":
+        model.register_comm_hook(None, lambda _, bucket: _mean_in_rank_order(bucket))
+
+
+def _mean_in_rank_order(bucket: Any) -> torch.futures.Future[Tensor]:
+    """Every rank adds its share of the bucket over all ranks, in their order, and hands the others the result: the traffic of an all-reduce."""
+    gradients, world_size = bucket.buffer(), distributed.get_world_size()
+    padded = gradients.new_zeros(-(-len(gradients) // world_size) * world_size)
+    padded[: len(gradients)] = gradients
+    shares = torch.empty_like(padded)
+    distributed.all_to_all_single(shares, padded)
+    first, *others = shares.chunk(world_size)
+    for share in others:
+        first += share
+    distributed.all_gather_into_tensor(padded, first.div_(world_size))
+    gradients.copy_(padded[: len(gradients)])
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(gradients)
+    return done
 
 
 def batch_norm_sync(accelerator: str) -> LayerSync:

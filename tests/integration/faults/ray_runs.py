@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,8 @@ from tests.integration.training_runs import SETTINGS, assert_same, differing_wei
 from scanvit.core.events import read_events
 
 STARTED = re.compile(r"worker (\d+) started on (\S+) \(process (\d+)\)")
+EPOCHS = 20
+LONG = (f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.timeout_s=20")  # two workers: 24 steps an epoch
 CLOCKS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
 
@@ -37,16 +40,16 @@ class RayRun:
 
     def __init__(self, cluster: RayCluster, pack: Path, run_dir: Path, *options: str | Path, settings: tuple[str, ...] = (), **environment: str) -> None:
         self.cluster, self.run_dir = cluster, run_dir
-        changes = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+        changes = [word for setting in (*SETTINGS, *LONG, *settings) for word in ("--set", setting)]
         self.arguments = ["ray", "train", "tiny", "--pack", pack, "--run-dir", run_dir, *options, *changes]
         self.environment = cluster.client_environment | CLOCKS | {"PYTHONPATH": str(SOURCES), "COLUMNS": "300"} | environment
         self.lines: list[str] = []
         self.sessions: set[int] = set()
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> RayRun:
+    def start(self, *options: str) -> RayRun:
         enter = self.cluster.head.box.enter if self.cluster.head.box else []
-        command = [*enter, sys.executable, "-m", "scanvit", *map(str, self.arguments)]
+        command = [*enter, sys.executable, "-m", "scanvit", *map(str, self.arguments), *options]
         self.process = subprocess.Popen(
             command, env=self.environment, cwd=self.run_dir.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
@@ -95,13 +98,13 @@ class RayRun:
         return int(wait_for(there, f"step {step} of\n{self.said}", timeout_s, every_s=0.02))
 
     def wait_for_line(self, text: str, timeout_s: float = 600) -> int:
-        """The highest step that was seen until then."""
+        """Until the command says it from now on. The highest step that was seen until then."""
         assert self.process is not None
-        process, highest = self.process, 0
+        process, highest, first = self.process, 0, len(self.lines)
 
         def there() -> bool:
             nonlocal highest
-            found, highest = text in self.said, max(highest, self.step)
+            found, highest = text in "\n".join(self.lines[first:]), max(highest, self.step)
             assert found or process.poll() is None, f"the command ended without {text!r}:\n{self.said}"
             return found
 
@@ -132,6 +135,11 @@ class RayRun:
                         ours.append(process)
         return [f"{process.pid} {' '.join(process.cmdline())[:100]}" for process in ours]
 
+    def kill(self, signum: signal.Signals) -> None:
+        """The command, not its workers."""
+        assert self.process is not None
+        self.process.send_signal(signum)
+
     def close(self) -> None:
         kill_at_once(in_sessions(self.sessions))
         if self.process:
@@ -153,30 +161,45 @@ def _events(folder: Path) -> list[dict[str, Any]]:
 
 
 class Disturbed:
-    """Measures from the moment of the fault: ``with``-less, in the order of the calls."""
+    """One fault of a run, measured from its making."""
 
     def __init__(self, run: RayRun) -> None:
-        self.run, self.made, self.at = run, run.step, time.monotonic()
+        self.run, self.made, self.at, self._line = run, run.step, time.monotonic(), len(run.lines)
+        self.exit_code = 0
+        self.ended_s: float | None = None
         self.recovery_s: float | None = None
 
-    def again(self) -> None:
+    def ended(self, *, code: int) -> str:
+        """Wait for the command; what it said since the fault."""
+        self.run.wait(code=code)
+        self.exit_code, self.ended_s = code, time.monotonic() - self.at
+        return self.said
+
+    def again(self) -> Disturbed:
         """The same command, until it has made a step that had not been made before."""
         self.at = time.monotonic()
         self.run.start()
-        self.recovered()
+        return self.recovered()
 
-    def recovered(self, timeout_s: float = 600) -> Disturbed:
-        """The run goes on by itself until it has made a step that it had not made before."""
-        self.run.wait_for_step(self.made + 1, timeout_s)
+    def recovered(self) -> Disturbed:
+        """By itself, until it has made a step that it had not made before."""
+        self.run.wait_for_step(self.made + 1)
         self.recovery_s = time.monotonic() - self.at
         return self
 
-    def lost_steps(self) -> int:
-        """Those made before the fault that the run did not go on from."""
-        taken_up = [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", self.run.said)]
-        return self.made - (taken_up[-1] if taken_up else 0)
+    @property
+    def said(self) -> str:
+        return "\n".join(self.run.lines[self._line :])
 
-    def record(self, fault: Fault, undisturbed: Path, *, exit_code: int = 0, ended_s: float | None = None) -> None:
+    @property
+    def taken_up(self) -> int:
+        """The step that the run went on from."""
+        found = re.search(r"going on from the checkpoint of step (\d+)", self.said)
+        return int(found[1]) if found else 0
+
+    def record(self, fault: Fault, undisturbed: Path) -> None:
+        """The row, once the run has come to its end."""
         assert_same(self.run.run_dir, undisturbed)
         same = differing_weights(self.run.run_dir, undisturbed) == []
-        fault.record(exit_code=exit_code, ended_s=ended_s, lost_steps=self.lost_steps(), recovery_s=self.recovery_s, same_weights=same)
+        lost = self.made - self.taken_up
+        fault.record(exit_code=self.exit_code, ended_s=self.ended_s, lost_steps=lost, recovery_s=self.recovery_s, same_weights=same)

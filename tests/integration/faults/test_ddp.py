@@ -86,6 +86,19 @@ def test_a_lost_process_brings_all_back_from_the_newest_checkpoint(
     disturbance.record(fault)
 
 
+@pytest.mark.fault("DDP", "SIGKILL of rank 2 of 3", "inside an epoch")
+def test_three_processes_add_up_alike_before_and_after(scanvit: MarkedScanvit, small_pack: Path, tmp_path: Path, fault: Fault) -> None:
+    """The sum of three numbers depends on their order. The network fills more than DDP's first bucket."""
+    wider = ("model.dim=64", "model.mlp_dim=512", "model.stem_widths=[16,32,64]", "model.depth=4", "trainer.max_epochs=2")
+    settings = (*wider, "trainer.devices=3", "trainer.eval_batch_size=1", EVERY_STEP)
+    scanvit(*arguments(small_pack, tmp_path / "undisturbed", *settings))
+    environment, once = inject(tmp_path, rank=2, at="step", step=2, how="SIGKILL")
+    run_dir = tmp_path / "run"
+    disturbance = Disturbance(scanvit, run_dir, scanvit.start(*arguments(small_pack, run_dir, *settings), **environment))
+    disturbance.went_on(tmp_path / "undisturbed", since=once)
+    disturbance.record(fault)
+
+
 @pytest.mark.fault("DDP", "SIGKILL of rank 1, no restarts", "inside an epoch")
 def test_without_restarts_a_lost_process_ends_the_run_with_its_own_code(start: Callable[..., Disturbance], undisturbed: Path, fault: Fault) -> None:
     disturbance = start(options=NO_RESTART)

@@ -1,4 +1,7 @@
-"""A run on a Ray cluster that loses processes or files on purpose: it ends with the weights of the run that did not."""
+"""Runs on a Ray cluster that lose processes and files on purpose: they end with the weights of the run that lost nothing.
+
+A start on a cluster takes long, so a run is broken several times; each fault has its test.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ import json
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 from tests.integration.cluster_harness import RayCluster
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault
-from tests.integration.faults.ray_runs import Disturbed, RayRun
+from tests.integration.faults.ray_runs import LONG, Disturbed, RayRun
 from tests.integration.training_runs import arguments
 
 from scanvit.data.prepare import prepare
@@ -26,8 +28,14 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-STEPS_AN_EPOCH = 6  # 94 or 95 training images, two workers of 8
-EVERY_STEP = "trainer.checkpoint_every_s=0.001"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes without Ray: the engine makes no difference to the weights."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, "trainer.devices=2"))
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -38,140 +46,119 @@ def cluster() -> Iterator[RayCluster]:
     assert not cluster.processes
 
 
+LOSSES = {
+    "first step": (1, signal.SIGKILL, 1),
+    "inside an epoch": (0, signal.SIGKILL, 60),
+    "SIGTERM": (1, signal.SIGTERM, 100),
+    "SIGSTOP": (1, signal.SIGSTOP, 140),
+}
+
+
 @pytest.fixture(scope="module")
-def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes without Ray: the engine makes no difference to the weights."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    Scanvit(folder)(*arguments(small_pack, folder / "run", "trainer.devices=2"))
-    return folder / "run"
-
-
-@pytest.fixture
-def start(cluster: RayCluster, small_pack: Path, tmp_path: Path) -> Iterator[Callable[..., RayRun]]:
-    """start(*options, settings=()) -> a running run of two workers, which saves at every step."""
-    runs = []
-
-    def start(*options: str | Path, settings: tuple[str, ...] = (), pack: Path = small_pack, **environment: str) -> RayRun:
-        options = ("--num-workers", "2", "--storage", tmp_path / "storage", *options)
-        runs.append(RayRun(cluster, pack, tmp_path / "run", *options, settings=(EVERY_STEP, *settings), **environment))
-        return runs[-1].start()
-
-    yield start
-    for run in runs:
-        run.close()
+def losses(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Disturbed]]:
+    """A run that loses one worker after the other and goes on by itself."""
+    folder = tmp_path_factory.mktemp("workers")
+    options = ("--num-workers", "2", "--storage", folder / "storage", "--max-failures", str(len(LOSSES)))
+    run = RayRun(cluster, small_pack, folder / "run", *options, settings=("trainer.checkpoint_every_s=1",)).start()
+    found = {}
+    for name, (rank, signum, step) in LOSSES.items():
+        run.wait_for_step(step)
+        os.kill(run.worker(rank).pid, signum)
+        found[name] = Disturbed(run).recovered()
+    run.wait()
+    yield found
+    run.close()
 
 
 @pytest.mark.parametrize(
-    ("rank", "step", "signum"),
+    "name",
     [
-        pytest.param(1, 1, signal.SIGKILL, marks=pytest.mark.fault("Ray", "SIGKILL of rank 1", "first step"), id="rank 1, first step"),
-        pytest.param(0, STEPS_AN_EPOCH + 3, signal.SIGKILL, marks=pytest.mark.fault("Ray", "SIGKILL of rank 0", "inside an epoch"), id="rank 0, inside"),
-        pytest.param(1, 2 * STEPS_AN_EPOCH, signal.SIGKILL, marks=pytest.mark.fault("Ray", "SIGKILL of rank 1", "end of an epoch"), id="rank 1, end"),
-        pytest.param(1, STEPS_AN_EPOCH + 2, signal.SIGTERM, marks=pytest.mark.fault("Ray", "SIGTERM of rank 1", "inside an epoch"), id="rank 1, SIGTERM"),
-        pytest.param(1, STEPS_AN_EPOCH + 2, signal.SIGSTOP, marks=pytest.mark.fault("Ray", "SIGSTOP of rank 1", "inside an epoch"), id="rank 1, SIGSTOP"),
-        pytest.param(0, STEPS_AN_EPOCH + 2, signal.SIGSTOP, marks=pytest.mark.fault("Ray", "SIGSTOP of rank 0", "inside an epoch"), id="rank 0, SIGSTOP"),
+        pytest.param("first step", marks=pytest.mark.fault("Ray", "SIGKILL of rank 1", "first step")),
+        pytest.param("inside an epoch", marks=pytest.mark.fault("Ray", "SIGKILL of rank 0", "inside an epoch")),
+        pytest.param("SIGTERM", marks=pytest.mark.fault("Ray", "SIGTERM of rank 1", "inside an epoch")),
+        pytest.param("SIGSTOP", marks=pytest.mark.fault("Ray", "SIGSTOP of rank 1", "inside an epoch")),
     ],
 )
-def test_a_worker_is_lost(start: Callable[..., RayRun], undisturbed: Path, fault: Fault, rank: int, step: int, signum: signal.Signals) -> None:
-    run = start(settings=("trainer.timeout_s=20",))
-    run.wait_for_step(step)
-    os.kill(run.worker(rank).pid, signum)
-    disturbed = Disturbed(run).recovered()
-    said = run.wait()
-    assert f"worker {rank} failed" in said or signum == signal.SIGSTOP
-    disturbed.record(fault, undisturbed)
+def test_a_worker_is_lost(losses: dict[str, Disturbed], undisturbed: Path, fault: Fault, name: str) -> None:
+    assert "failed" in losses[name].said
+    losses[name].record(fault, undisturbed)
 
 
-@pytest.mark.fault("Ray", "SIGSTOP of the only worker", "inside an epoch")
-def test_a_worker_without_others_stalls(start: Callable[..., RayRun], small_pack: Path, tmp_path: Path, fault: Fault) -> None:
-    Scanvit(tmp_path)(*arguments(small_pack, tmp_path / "alone"))
-    run = start("--num-workers", "1", settings=("trainer.timeout_s=20",))
-    run.wait_for_step(STEPS_AN_EPOCH + 2)
-    os.kill(run.worker(0).pid, signal.SIGSTOP)
-    disturbed = Disturbed(run).recovered()
+@pytest.fixture(scope="module")
+def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Disturbed]]:
+    """A run whose command ends before its time, again and again, and is given again."""
+    folder = tmp_path_factory.mktemp("driver")
+    pack, aside = folder / "pack", folder / "aside"
+    shutil.copytree(small_pack, pack)
+    options = ("--num-workers", "2", "--storage", folder / "storage")
+    run = RayRun(cluster, pack, folder / "run", *options, settings=("trainer.checkpoint_every_s=0.5",)).start()
+    found = {}
+
+    run.wait_for_step(60)
+    found["killed"] = Disturbed(run)
+    run.kill(signal.SIGKILL)
+    found["killed"].ended(code=-signal.SIGKILL)
+    damage(folder / "storage", truncate=True)
+    found["killed"].again()
+
+    run.wait_for_step(found["killed"].made + 40)
+    found["stopped"] = Disturbed(run)
+    run.kill(signal.SIGTERM)
+    found["stopped"].ended(code=75)
+    damage(folder / "storage", truncate=False)
+    found["stopped"].again()
+
+    run.wait_for_step(found["stopped"].made + 40)
+    pack.rename(aside)
+    other_pack(folder / "images.npz", pack)
+    found["another pack"] = Disturbed(run)
+    os.kill(run.worker(1).pid, signal.SIGKILL)
+    found["another pack"].ended(code=34)
+    shutil.rmtree(pack)
+    aside.rename(pack)
+    found["another pack"].again()
+
     run.wait()
-    disturbed.record(fault, tmp_path / "alone")
+    yield found
+    run.close()
 
 
-@pytest.mark.fault("Ray", "SIGKILL of the driver", "inside an epoch")
-def test_the_driver_is_lost(start: Callable[..., RayRun], undisturbed: Path, fault: Fault) -> None:
-    run = start()
-    run.wait_for_step(STEPS_AN_EPOCH + 2)
-    assert run.process is not None
-    disturbed = Disturbed(run)
-    run.process.kill()
-    run.wait(code=-signal.SIGKILL)
-    ended_s = time.monotonic() - disturbed.at
-    disturbed.again()
-    run.wait()
-    disturbed.record(fault, undisturbed, exit_code=-signal.SIGKILL, ended_s=ended_s)
-
-
-@pytest.mark.fault("Ray", "SIGTERM of the driver", "inside an epoch")
-def test_the_driver_is_told_to_stop(start: Callable[..., RayRun], undisturbed: Path, fault: Fault) -> None:
-    run = start(settings=("trainer.checkpoint_every_s=1000",))
-    run.wait_for_step(STEPS_AN_EPOCH + 2)
-    assert run.process is not None
-    disturbed = Disturbed(run)
-    run.process.terminate()
-    assert "scanvit ray train --resume" in run.wait(code=75)
-    ended_s = time.monotonic() - disturbed.at
-    disturbed.again()
-    run.wait()
-    disturbed.record(fault, undisturbed, exit_code=75, ended_s=ended_s)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param("truncated", marks=pytest.mark.fault("Ray", "newest checkpoint truncated", "in the storage"), id="truncated"),
-        pytest.param("flipped bit", marks=pytest.mark.fault("Ray", "newest checkpoint with a flipped bit", "in the storage"), id="flipped bit"),
-    ],
-)
-def test_a_damaged_newest_checkpoint_is_passed_over(start: Callable[..., RayRun], tmp_path: Path, undisturbed: Path, fault: Fault, damage: str) -> None:
-    run = start()
-    run.wait_for_step(STEPS_AN_EPOCH + 2)
-    assert run.process is not None
-    disturbed = Disturbed(run)
-    run.process.kill()
-    run.wait(code=-signal.SIGKILL)
-    ended_s = time.monotonic() - disturbed.at
-    newest = max(tmp_path.glob("storage/run-*/checkpoint*/bundle.json"), key=lambda file: json.loads(file.read_bytes())["step"])
+def damage(storage: Path, *, truncate: bool) -> None:
+    """The newest checkpoint's."""
+    newest = max(storage.glob("run-*/checkpoint*/bundle.json"), key=lambda file: json.loads(file.read_bytes())["step"])
     file = newest.parent / "checkpoints" / "last.ckpt"
     content = bytearray(file.read_bytes())
-    if damage == "truncated":
+    if truncate:
         del content[-1000:]
     else:
         content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    disturbed.again()
-    step = json.loads(newest.read_bytes())["step"]
-    said = run.wait()
-    assert f"the checkpoint of step {step} in {newest.parent} is damaged: checkpoints/last.ckpt fails its checksum" in said
-    assert disturbed.lost_steps() > disturbed.made - step, "it went on from the one before"
-    disturbed.record(fault, undisturbed, exit_code=-signal.SIGKILL, ended_s=ended_s)
-
-
-@pytest.mark.fault("Ray", "the pack changed", "under a run that loses a worker")
-def test_another_pack_is_refused(start: Callable[..., RayRun], small_pack: Path, tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
-    pack, aside = tmp_path / "pack", tmp_path / "aside"
-    shutil.copytree(small_pack, pack)
-    run = start(pack=pack)
-    run.wait_for_step(STEPS_AN_EPOCH + 2)
-    pack.rename(aside)
-    other_pack(tmp_path / "images.npz", pack)
-    disturbed = Disturbed(run)
-    os.kill(run.worker(1).pid, signal.SIGKILL)
-    assert "fingerprint" in run.wait(code=34)
-    ended_s = time.monotonic() - disturbed.at
-    shutil.rmtree(pack)
-    aside.rename(pack)
-    disturbed.again()
-    run.wait()
-    disturbed.record(fault, undisturbed, exit_code=34, ended_s=ended_s)
 
 
 def other_pack(images: Path, pack: Path) -> None:
     generator = np.random.default_rng(1)
     np.savez(images, train_images=generator.integers(0, 256, (60, 16, 16)).astype(np.uint8), train_labels=np.arange(60)[:, None] % 3)
     prepare(images, pack, settings={"image_size_px": 16}, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        pytest.param(
+            "killed",
+            "is damaged: checkpoints/last.ckpt fails its checksum; the one before it is used",
+            marks=pytest.mark.fault("Ray", "SIGKILL of the driver", "then the newest checkpoint in the storage truncated"),
+        ),
+        pytest.param(
+            "stopped",
+            "is damaged: checkpoints/last.ckpt fails its checksum; the one before it is used",
+            marks=pytest.mark.fault("Ray", "SIGTERM to the driver", "then a bit of the newest checkpoint flipped"),
+        ),
+        pytest.param("another pack", "fingerprint", marks=pytest.mark.fault("Ray", "the pack changed", "under a run that loses a worker")),
+    ],
+    ids=["killed", "stopped", "another pack"],
+)
+def test_the_command_ends_before_its_time(ends: dict[str, Disturbed], undisturbed: Path, fault: Fault, name: str, says: str) -> None:
+    assert says in ends[name].said
+    assert ends[name].taken_up > 0
+    ends[name].record(fault, undisturbed)

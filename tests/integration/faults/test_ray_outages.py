@@ -13,7 +13,7 @@ from tests.integration.boxes import Network
 from tests.integration.cluster_harness import RayCluster
 from tests.integration.conftest import ObjectStore, Scanvit
 from tests.integration.faults.conftest import Fault
-from tests.integration.faults.ray_runs import Disturbed, RayRun
+from tests.integration.faults.ray_runs import LONG, Disturbed, RayRun
 from tests.integration.training_runs import arguments
 
 pytestmark = [
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
 AWAY_S = 60
-LONG = ("trainer.max_epochs=20", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=1")  # 24 steps an epoch
+OFTEN = ("trainer.checkpoint_every_s=1",)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_object_store_is_away_for_a_minute(object_store: ObjectStore, small_pack: Path, tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
     object_store.put("outage", {})
     with RayCluster(head_options={"num-cpus": 2}) as cluster:
-        run = RayRun(cluster, small_pack, tmp_path / "run", "--num-workers", "2", "--storage", "s3://outage/runs", settings=LONG, **object_store.environment())
+        run = RayRun(cluster, small_pack, tmp_path / "run", "--num-workers", "2", "--storage", "s3://outage/runs", settings=OFTEN, **object_store.environment())
         run.start()
         run.wait_for_step(30)
         disturbed = Disturbed(run)
@@ -68,8 +68,8 @@ def test_the_cable_of_a_node_is_pulled(network: Network, small_pack: Path, tmp_p
     with RayCluster(boxes=iter(boxes)) as cluster:
         for _ in range(3):
             cluster.add_node(cpus=1)
-        settings = (*LONG, "trainer.timeout_s=20")
-        run = RayRun(cluster, small_pack, tmp_path / "run", "--num-workers", "2", "--storage", tmp_path / "storage", settings=settings).start()
+        options = ("--num-workers", "2", "--storage", tmp_path / "storage")
+        run = RayRun(cluster, small_pack, tmp_path / "run", *options, settings=OFTEN).start()
         try:
             run.wait_for_step(30)
             assert len({worker.node for worker in run.workers}) == 2, "each worker on a machine of its own"
