@@ -29,6 +29,8 @@ ACCELERATORS = ("cpu", "cuda", "rocm")
 # Addresses and keys of a store that the user has already. Taken together or not at all: keys alone may be of another store.
 STORE_VARIABLES = ("STORE_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLFLOW_BUCKET", "RAY_BUCKET")
 _SAFE = re.compile(r"[A-Za-z0-9_.:/@%+,*=\-\[\]]*")
+# Artifacts come and go through MLflow. Its clients would otherwise ask it for addresses of the store, which are of the containers' network.
+_PROXIED = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false"}
 _MIN_PASSWORD = 12  # MLflow refuses shorter ones
 
 
@@ -140,7 +142,7 @@ class Settings:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.values["RAY_AUTH_TOKEN"],
         }
-        return tracking | self.store_environment() | ray
+        return tracking | _PROXIED | self.store_environment() | ray
 
 
 def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = None, accelerator: str | None = None) -> tuple[Settings, tuple[str, ...]]:
