@@ -51,7 +51,7 @@ def end_all(processes: Sequence[psutil.Process]) -> None:
 
 
 def leftovers(folder: Path) -> list[psutil.Process]:
-    """Processes that carry the platform's marker, or whose command line names its data (PostgreSQL writes its title over its environment)."""
+    """Processes that carry the platform's marker, and its PostgreSQL, which writes its title over its environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -64,7 +64,7 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
     with suppress(psutil.AccessDenied):
         if process.environ().get(MARKER) == str(folder):
             return True
-    return any(word.startswith(str(folder / "data")) for word in process.cmdline())
+    return process.name() == "postgres" and str(folder / "data" / "postgres") in process.cmdline()
 
 
 def end_leftovers(folder: Path) -> list[int]:

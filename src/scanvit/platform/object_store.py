@@ -95,7 +95,7 @@ def _build_rings(etc: Path, ports: dict[str, int]) -> None:
             continue
         steps = [["create", "6", "1", "0"], ["add", f"r1z1-{wanted}/d1", "1"], ["rebalance"]]
         if (etc / file).exists():  # another port than before: the same device, so that nothing moves
-            steps = [["set_info", "d1", wanted], ["write_ring"]]
+            steps = [["set_info", "/d1", wanted], ["write_ring"]]
         for step in steps:
             run_checked([builder, file, *step], what="the object store's ring", cwd=etc, ok=(0, 1))  # 1: done, with a warning
         if not ring.exists():

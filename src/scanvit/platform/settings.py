@@ -152,7 +152,9 @@ def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = Non
     name an object store to use (STORE_VARIABLES). Raises ConfigError, PlatformStateError, StorageError.
     """
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            folder.chmod(0o711)  # where root runs the platform, PostgreSQL's user has to pass
     with exclusive(folder):
         path = folder / FILE_NAME
         there = _parse(read_text(path, error=PlatformStateError), path) if path.exists() else {}
