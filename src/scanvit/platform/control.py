@@ -14,7 +14,7 @@ from .engine import Engine, engine_for
 from .health import Health, check_all
 from .mlflow_server import set_admin_password
 from .services import Service, services_of
-from .settings import Settings, load, rebind
+from .settings import Settings, load, rebind, write
 from .state import exclusive, read_state
 
 _WAIT_S = 600.0
@@ -50,6 +50,7 @@ def up(
         settings = rebind(settings, bind=bind, accelerator=accelerator)
         wanted = tuple(dict.fromkeys([*(state.profiles if state else ()), *profiles]))
         driver.preflight(settings, wanted)
+        write(settings)
         driver.start(settings, wanted)
         return wait_healthy(settings, driver, services_of(wanted, native=driver.name == "native"), on_health)
 

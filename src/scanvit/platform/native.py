@@ -41,6 +41,7 @@ class Native:
 
     def preflight(self, settings: Settings, profiles: Sequence[str]) -> None:
         planned = programs(settings, profiles)
+        _check_port(settings, 0, "SCANVIT_BIND")  # is it an address of this machine?
         running = set(self._programs(settings.folder))
         if holder(settings.folder / LOCK_FILE) is None:
             running = set()

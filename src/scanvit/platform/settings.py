@@ -186,16 +186,20 @@ def load(folder: Path) -> Settings:
 
 
 def rebind(settings: Settings, *, bind: str | None, accelerator: str | None) -> Settings:
-    """The same with another address or accelerator, written down; and what clients are told, which may be of before a change in ``.env``."""
+    """The same with another address or accelerator. Raises ConfigError."""
     changed = {"SCANVIT_BIND": bind or settings.bind, "SCANVIT_ACCELERATOR": accelerator or settings["SCANVIT_ACCELERATOR"]}
-    if all(settings[name] == value for name, value in changed.items()):
+    if bind and bind != settings.bind:
+        hosts = dict.fromkeys([*settings["MLFLOW_ALLOWED_HOSTS"].split(","), *allowed_hosts(bind).split(",")])
+        changed["MLFLOW_ALLOWED_HOSTS"] = ",".join(hosts)
+    return _checked(settings.folder, {**settings.values, **changed})
+
+
+def write(settings: Settings) -> None:
+    """``.env`` where it differs, and ``client.env``, which may be of before a change in ``.env``."""
+    if load(settings.folder).values == settings.values:
         _write_client(settings)
-        return settings
-    hosts = dict.fromkeys([*settings["MLFLOW_ALLOWED_HOSTS"].split(","), *allowed_hosts(changed["SCANVIT_BIND"]).split(",")])
-    changed["MLFLOW_ALLOWED_HOSTS"] = ",".join(hosts)
-    settings = _checked(settings.folder, {**settings.values, **changed})
-    _write(settings)
-    return settings
+    else:
+        _write(settings)
 
 
 def allowed_hosts(bind: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scanvit.core.errors import ConfigError, PlatformStateError
-from scanvit.platform.settings import VARIABLES, allowed_hosts, init, load, rebind
+from scanvit.platform.settings import VARIABLES, allowed_hosts, init, load, rebind, write
 from scanvit.platform.state import State, exclusive, read_state, write_state
 
 
@@ -100,7 +100,10 @@ def test_a_line_that_is_none_is_told_by_its_number(tmp_path: Path) -> None:
 
 
 def test_another_address_is_written_down_and_allowed_to_call_mlflow(tmp_path: Path) -> None:
-    settings = rebind(init(tmp_path, {})[0], bind="10.0.0.5", accelerator="cuda")
+    before = init(tmp_path, {})[0]
+    settings = rebind(before, bind="10.0.0.5", accelerator="cuda")
+    assert load(tmp_path).values == before.values, "not before it is known to work"
+    write(settings)
     assert load(tmp_path).values == settings.values
     assert settings.mlflow_url == "http://10.0.0.5:8000"
     assert {"localhost:*", "10.0.0.5:*"} <= set(settings["MLFLOW_ALLOWED_HOSTS"].split(","))
