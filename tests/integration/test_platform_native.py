@@ -36,10 +36,10 @@ pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.m
 
 
 class Platform:
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path | None = None) -> None:
         self.folder = folder
         self.runner = Scanvit(folder.parent)
-        self.environment = {"SCANVIT_PLATFORM_DIR": str(folder), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        self.environment = {"SCANVIT_PLATFORM_DIR": str(folder), "PATH": f"{programs or ''}{os.pathsep}{os.environ['PATH']}"}
 
     def __call__(self, *args: str | Path, code: int = 0) -> str:
         return self.runner("platform", *args, code=code, **self.environment)
@@ -166,6 +166,8 @@ def test_every_service_answers_by_its_own_protocol_on_loopback_alone_and_no_secr
     settings = platform.settings
     assert settings.mlflow_url in table
     assert "MLFLOW_TRACKING_PASSWORD" in table
+    assert "Uvicorn running" in platform("logs", "mlflow")
+    assert "There are logs of: mlflow, postgres" in platform("logs", "nothing", code=93)
     processes = leftovers(platform.folder)
     assert len(processes) >= 8
     seen = table + "".join(path.read_text(errors="replace") for path in (platform.folder / "logs").glob("*.log"))
