@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import printable
-from .copying import copy_progress, size, stoppable
+from .progress import copy_progress, size_text, stoppable
 
 if TYPE_CHECKING:
     from ..storage.remote import RemoteObject
@@ -141,13 +141,15 @@ def _table(rows: list[_Row]) -> None:
 
     table = Table(show_footer=True)
     table.add_column("name", "all", overflow="fold")
-    table.add_column("size", size(sum(row[1] or 0 for row in rows)), justify="right")
+    table.add_column("size", size_text(sum(row[1] or 0 for row in rows)), justify="right")
     table.add_column("objects", f"{sum(row[2] or 0 for row in rows):,}", justify="right")
     for name, size_bytes, count in rows:
-        table.add_row(Text(printable(name)), "" if size_bytes is None else size(size_bytes), "" if count is None else f"{count:,}")
+        table.add_row(Text(printable(name)), "" if size_bytes is None else size_text(size_bytes), "" if count is None else f"{count:,}")
     Console(highlight=False, markup=False).print(table)
 
 
 def _tell(done: Transfer, where: str) -> None:
     there = done.objects - done.copied
-    click.echo(f"{done.objects:,} objects, {size(done.size_bytes)} {where}: {done.copied:,} copied, {there:,} there already, all checked; {done.time_s:.1f} s")
+    click.echo(
+        f"{done.objects:,} objects, {size_text(done.size_bytes)} {where}: {done.copied:,} copied, {there:,} there already, all checked; {done.time_s:.1f} s"
+    )

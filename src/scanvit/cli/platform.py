@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import printable
-from .copying import copy_progress, size, stoppable
+from .progress import copy_progress, size_text, stoppable
 
 if TYPE_CHECKING:
     from ..platform.health import Health
@@ -180,7 +180,7 @@ def backup(target: Path, folder: Path) -> None:
 
     with stoppable(), copy_progress() as progress:
         done = copy(folder, target, progress=progress)
-    click.echo(f"{target}: {_counted(done.counts)}, {done.objects:,} artifacts ({size(done.size_bytes)})")
+    click.echo(f"{target}: {_counted(done.counts)}, {done.objects:,} artifacts ({size_text(done.size_bytes)})")
 
 
 @platform.command()
@@ -197,7 +197,7 @@ def restore(source: Path, folder: Path, force: bool) -> None:
 
     with stoppable(), copy_progress() as progress:
         done = put_back(folder, source, force=force, progress=progress, on_health=lambda health, time_s: None)
-    click.echo(f"Restored {_counted(done.counts)}, {done.objects:,} artifacts ({size(done.size_bytes)}) from {source}.")
+    click.echo(f"Restored {_counted(done.counts)}, {done.objects:,} artifacts ({size_text(done.size_bytes)}) from {source}.")
 
 
 def _engine(native: bool, engine: str | None) -> str | None:
