@@ -23,7 +23,7 @@ from .settings import LOOPBACK, Settings
 from .state import read_state
 
 PACKAGE = "apt install postgresql   (dnf install postgresql-server, brew install postgresql)"
-_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
+_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/*/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
 
 
 def program(settings: Settings) -> Program:
