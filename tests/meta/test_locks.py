@@ -15,6 +15,7 @@ from packaging.version import Version
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCKS = sorted((REPOSITORY / "requirements").glob("*.txt"))
+IMAGES = ("build", "train", "ray", "jupyter", "mlflow")
 
 
 def entries(path: Path) -> list[tuple[Requirement, list[str]]]:
@@ -39,7 +40,7 @@ def project() -> dict[str, Any]:
 
 
 def test_the_locks_that_the_scripts_use_are_there() -> None:
-    assert {path.stem for path in LOCKS} == {"base", "dev", "all", "torch-cpu", "torch-cuda"}
+    assert {path.stem for path in LOCKS} == {"base", "dev", "all", "torch-cpu", "torch-cuda", *IMAGES}
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
@@ -74,6 +75,15 @@ def test_each_larger_lock_holds_the_smaller_one() -> None:
     assert not {name for name in dev if name.startswith(("nvidia-cu", "cuda-")) or name == "triton"}
 
 
+def test_each_image_is_built_on_the_one_before() -> None:
+    build, train, ray, jupyter, mlflow = (names(REPOSITORY / "requirements" / f"{name}.txt") for name in IMAGES)
+    assert train < ray < jupyter < names(REPOSITORY / "requirements" / "all.txt")
+    assert {"mlflow", "boto3", "psycopg", "flask-wtf"} <= mlflow
+    assert not {"torch", "lightning", "ray"} & mlflow
+    assert "hatchling" in build
+    assert "ray" not in train
+
+
 def _outside(requirements: Iterable[str], lock: Path) -> list[str]:
     pins = {canonicalize_name(requirement.name): pin(requirement) for requirement, _ in entries(lock)}
     pins |= {"torch": pin(entries(REPOSITORY / "requirements" / "torch-cuda.txt")[-2][0])} if "torch" not in pins else {}
@@ -87,6 +97,12 @@ def test_the_locks_satisfy_the_declared_dependencies(project: dict[str, Any]) ->
     assert not _outside(project["dependencies"], REPOSITORY / "requirements" / "base.txt")
     assert not _outside([*project["dependencies"], *extras], REPOSITORY / "requirements" / "all.txt")
     assert not _outside([*project["dependencies"], *extras, *dev], REPOSITORY / "requirements" / "dev.txt")
+    parts = project["optional-dependencies"]
+    train = [*project["dependencies"], *parts["dicom"], *parts["onnx"], *parts["gpu"]]
+    assert not _outside(train, REPOSITORY / "requirements" / "train.txt")
+    assert not _outside([*train, *parts["ray"]], REPOSITORY / "requirements" / "ray.txt")
+    assert not _outside([*train, *parts["ray"], *parts["jupyter"]], REPOSITORY / "requirements" / "jupyter.txt")
+    assert not _outside(parts["server"], REPOSITORY / "requirements" / "mlflow.txt")
 
 
 def test_what_advisories_and_licences_forbid_is_not_locked() -> None:

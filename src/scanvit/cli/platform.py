@@ -152,7 +152,7 @@ def logs(service: str, folder: Path, lines: int, follow: bool) -> None:
     settings, engine, _ = running(folder)
     with stoppable(), suppress(*((KeyboardInterrupt, PreemptedError) if follow else ())):
         for line in engine.logs(settings, service, lines=lines, following=follow):
-            click.echo(printable(settings.redact(line)))
+            click.echo(printable(settings.redact(click.unstyle(line))))
 
 
 @platform.command()

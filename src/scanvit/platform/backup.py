@@ -54,20 +54,20 @@ def backup(folder: Path, target: Path, *, progress: Progress) -> Summary:
         require_healthy(settings, services, ("postgres", "store"))
         with atomic_folder(target) as work:
             work.chmod(0o700)  # names of patients' studies may be in it, and hashes of passwords are
-            facts = _facts(settings)
-            dump_database(settings, work / DUMP, engine=engine)
+            facts = _dump(settings, engine, work / DUMP)
             objects, size_bytes = _pull_bucket(settings, work / ARTIFACTS, progress)
-            counts = {name: facts["counts"][name] for name in COUNTED if name in facts["counts"]}
             write_json(work / MANIFEST, _manifest(settings, facts, objects, size_bytes))
             _write_sums(work)
-    return Summary(counts=counts, objects=objects, size_bytes=size_bytes)
+    return Summary(counts=facts["counts"], objects=objects, size_bytes=size_bytes)
 
 
-def dump_database(settings: Settings, path: Path, *, engine: Engine | None = None) -> None:
-    """pg_dump of MLflow's database into ``path``, whole or not at all, for its owner's eyes."""
+def dump_database(settings: Settings, path: Path, *, engine: Engine | None = None, snapshot: str | None = None) -> None:
+    """pg_dump of MLflow's database into ``path``, whole or not at all, for its owner's eyes. ``snapshot``: as another session sees it."""
     command, environment = (engine or Native()).postgres_tool(settings, "pg_dump")
+    seen = [f"--snapshot={snapshot}"] if snapshot else []
     with atomic_file(path, private=True) as file:
-        run_checked([*command, "--format=custom", "--no-owner", settings["POSTGRES_DB"]], what="the copy of the database", environment=environment, stdout=file)
+        words = [*command, "--format=custom", "--no-owner", *seen, settings["POSTGRES_DB"]]
+        run_checked(words, what="the copy of the database", environment=environment, stdout=file)
 
 
 def tracking_store(settings: Settings) -> Any:
@@ -76,19 +76,24 @@ def tracking_store(settings: Settings) -> Any:
     return open_store(remote, settings.store_environment(), engine="pyarrow")
 
 
-def count_rows(settings: Settings, *, database: str | None = None) -> dict[str, int]:
+def count_rows(connection: Any) -> dict[str, int]:
     """Rows of MLflow's tables; one that this version of MLflow does not have is left out."""
-    with postgres.connect(settings, database=database) as connection:
-        there = {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()}
-        names = [name for name in COUNTED if name in there]
-        return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}  # noqa: S608 - names of COUNTED
+    there = {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()}
+    names = [name for name in COUNTED if name in there]
+    return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}  # noqa: S608 - names of COUNTED
 
 
-def _facts(settings: Settings) -> dict[str, Any]:
+def _dump(settings: Settings, engine: Engine, path: Path) -> dict[str, Any]:
+    """What is counted is what is dumped, while runs go on writing: both see the database at one moment."""
     with postgres.connect(settings) as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]
         has_tables = connection.execute("SELECT to_regclass('alembic_version')").fetchone()[0]
         revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0] if has_tables else None
-        return {"postgres": connection.info.server_version // 10000, "schema": revision, "counts": count_rows(settings)}
+        facts = {"postgres": connection.info.server_version // 10000, "schema": revision, "counts": count_rows(connection)}
+        dump_database(settings, path, engine=engine, snapshot=snapshot)
+        connection.execute("COMMIT")
+    return facts
 
 
 def _manifest(settings: Settings, facts: dict[str, Any], objects: int, size_bytes: int) -> dict[str, Any]:

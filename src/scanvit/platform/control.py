@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import click
+
 from ..core.errors import PlatformStateError, UnhealthyError
 from . import object_store
 from .engine import Engine, engine_for
 from .health import Health, check_all
 from .mlflow_server import set_admin_password
 from .services import Service, services_of
-from .settings import Settings, load, rebind
+from .settings import Settings, load, rebind, write
 from .state import exclusive, read_state
 
-_WAIT_S = 300.0
+_WAIT_S = 600.0
 OnHealth = Callable[[Health, float], None]  # (a service that has come up, seconds since the start)
 
 
@@ -48,6 +50,7 @@ def up(
         settings = rebind(settings, bind=bind, accelerator=accelerator)
         wanted = tuple(dict.fromkeys([*(state.profiles if state else ()), *profiles]))
         driver.preflight(settings, wanted)
+        write(settings)
         driver.start(settings, wanted)
         return wait_healthy(settings, driver, services_of(wanted, native=driver.name == "native"), on_health)
 
@@ -89,7 +92,7 @@ def last_words(settings: Settings, driver: Engine, service: str, count: int = 5)
         lines = list(driver.logs(settings, service, lines=count, following=False))
     except PlatformStateError:
         return ""
-    return settings.redact("\n".join(f"  {line[:300]}" for line in lines[-count:]))
+    return settings.redact("\n".join(f"  {click.unstyle(line)[:300]}" for line in lines[-count:]))
 
 
 def require_healthy(settings: Settings, services: Sequence[Service], names: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ def guarded(lock: Path, work: Callable[[], None]) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
     _wait_for(child)
-    end_descendants(patience_s=10)
+    end_descendants()
     sys.exit(0)
 
 

@@ -13,6 +13,8 @@ import psutil
 
 from .programs import MARKER
 
+PATIENCE_S = 15.0  # between asking and killing
+
 
 def end_group(group: int, *, patience_s: float) -> None:
     """SIGTERM to a process group, SIGKILL to what is still there after ``patience_s``. The group's leader may be dead already."""
@@ -32,16 +34,16 @@ def _has_members(group: int) -> bool:
     return False
 
 
-def end_descendants(*, patience_s: float) -> None:
+def end_descendants() -> None:
     """All below this process, which has inherited those whose parents have died."""
-    end_all(psutil.Process().children(recursive=True), patience_s=patience_s)
+    end_all(psutil.Process().children(recursive=True))
 
 
-def end_all(processes: Sequence[psutil.Process], *, patience_s: float) -> None:
+def end_all(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.Error):  # PostgreSQL's SIGINT: on SIGTERM it would wait for its sessions
             process.send_signal(signal.SIGINT if process.name() == "postgres" else signal.SIGTERM)
-    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
     for process in alive:
         with suppress(psutil.Error):
             process.kill()
@@ -49,7 +51,7 @@ def end_all(processes: Sequence[psutil.Process], *, patience_s: float) -> None:
 
 
 def leftovers(folder: Path) -> list[psutil.Process]:
-    """Processes that carry the platform's marker, or whose command line names its data (PostgreSQL writes its title over its environment)."""
+    """Processes that carry the platform's marker, and its PostgreSQL, which writes its title over its environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -62,13 +64,13 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
     with suppress(psutil.AccessDenied):
         if process.environ().get(MARKER) == str(folder):
             return True
-    return any(word.startswith(str(folder / "data")) for word in process.cmdline())
+    return process.name() == "postgres" and str(folder / "data" / "postgres") in process.cmdline()
 
 
 def end_leftovers(folder: Path) -> list[int]:
     """Their process ids. Call it only where no supervisor of the platform runs."""
     found = leftovers(folder)
-    end_all(found, patience_s=15)
+    end_all(found)
     return [process.pid for process in found]
 
 

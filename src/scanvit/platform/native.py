@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import PlatformStateError, PortTakenError, UnhealthyError
+from ..core.errors import ConfigError, PlatformStateError, PortTakenError, UnhealthyError
 from ..storage.atomic import storage_errors
 from . import postgres
 from .guard import holder
@@ -40,6 +41,7 @@ class Native:
 
     def preflight(self, settings: Settings, profiles: Sequence[str]) -> None:
         planned = programs(settings, profiles)
+        _check_port(settings, 0, "SCANVIT_BIND")  # is it an address of this machine?
         running = set(self._programs(settings.folder))
         if holder(settings.folder / LOCK_FILE) is None:
             running = set()
@@ -137,16 +139,21 @@ def _check_ports(settings: Settings, planned: Sequence[Program]) -> None:
             wanted[program.port] = variables.get(program.name, "STORE_PORT (the store takes three more behind it)")
         wanted |= {settings.port(name): name for name in _MORE_PORTS.get(program.name, ())}
     for port, variable in wanted.items():
-        if _is_taken(settings.bind, port):
-            who = listening([port]).get(port, "another program")
-            raise PortTakenError(f"Port {port} is taken by {who}.", hint=f"End that, or change {variable} in {settings.folder / '.env'}.")
+        _check_port(settings, port, variable)
 
 
-def _is_taken(bind: str, port: int) -> bool:
+def _check_port(settings: Settings, port: int, variable: str) -> None:
+    hint = f"Change {variable} in {settings.folder / '.env'}."
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((bind, port))
-        except OSError:
-            return True
-    return False
+            probe.bind((settings.bind, port))
+        except PermissionError:
+            raise PortTakenError(f"Port {port} is for root alone.", hint=hint) from None
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError(
+                    f"{settings.bind} is no address of this machine.", hint="Give one that it has: scanvit platform up --bind 127.0.0.1"
+                ) from None
+            who = listening([port]).get(port, "another program")
+            raise PortTakenError(f"Port {port} is taken by {who}.", hint=f"End that, or change {variable} in {settings.folder / '.env'}.") from None

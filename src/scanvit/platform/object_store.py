@@ -12,7 +12,7 @@ import pwd
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, EngineError
+from ..core.errors import ConfigError, EngineError, UnhealthyError
 from ..storage.atomic import write_text
 from .processes import run_checked
 from .programs import Program, base_environment, find_program
@@ -95,7 +95,7 @@ def _build_rings(etc: Path, ports: dict[str, int]) -> None:
             continue
         steps = [["create", "6", "1", "0"], ["add", f"r1z1-{wanted}/d1", "1"], ["rebalance"]]
         if (etc / file).exists():  # another port than before: the same device, so that nothing moves
-            steps = [["set_info", "d1", wanted], ["write_ring"]]
+            steps = [["set_info", "/d1", wanted], ["write_ring"]]
         for step in steps:
             run_checked([builder, file, *step], what="the object store's ring", cwd=etc, ok=(0, 1))  # 1: done, with a warning
         if not ring.exists():
@@ -109,13 +109,14 @@ def client(settings: Settings) -> Any:
     from botocore.config import Config
 
     environment = settings.store_environment()
+    proxies = None if settings["STORE_ENDPOINT_URL"] else {"none": ""}  # ours is no matter of a proxy; an empty dict would mean the environment's
     return boto3.client(
         "s3",
         endpoint_url=settings.store_url,
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region_name=environment["AWS_REGION"],
-        config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, proxies={}),
+        config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, proxies=proxies),
     )
 
 
@@ -135,10 +136,16 @@ def missing_buckets(settings: Settings) -> list[str]:
 
 
 def make_buckets(settings: Settings) -> list[str]:
-    """Make the buckets that are missing, and say which those were."""
-    made = missing_buckets(settings)
-    for bucket in made:
-        client(settings).create_bucket(Bucket=bucket)
+    """Make the buckets that are missing, and say which those were. Raises UnhealthyError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        made = missing_buckets(settings)
+        for bucket in made:
+            client(settings).create_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError) as error:
+        said = settings.redact(" ".join(str(error).split()))
+        raise UnhealthyError(f"store makes no buckets: {said[:200]}", hint="scanvit platform logs store") from None
     return made
 
 

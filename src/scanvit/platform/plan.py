@@ -37,7 +37,8 @@ def prepare(settings: Settings, profiles: Sequence[str]) -> None:
     names = {service.name for service in services_of(profiles, native=True)}
     with storage_errors(settings.folder):
         for name, mode in (("data", 0o711), ("run", 0o700), ("logs", 0o700)):
-            (settings.folder / name).mkdir(exist_ok=True, mode=mode)
+            (settings.folder / name).mkdir(exist_ok=True)
+            (settings.folder / name).chmod(mode)
         if "postgres" in names:
             postgres.prepare(settings)
         if "store" in names:

@@ -20,9 +20,10 @@ from ..core.errors import EngineError, PlatformStateError, UnhealthyError
 from .processes import identity, run_checked
 from .programs import Program, base_environment, find_program, needs
 from .settings import LOOPBACK, Settings
+from .state import read_state
 
 PACKAGE = "apt install postgresql   (dnf install postgresql-server, brew install postgresql)"
-_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
+_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/*/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
 
 
 def program(settings: Settings) -> Program:
@@ -74,7 +75,6 @@ def prepare(settings: Settings) -> None:
     if (data / "PG_VERSION").is_file():
         _check_version(data)
         return
-    data.parent.mkdir(exist_ok=True, mode=0o711)
     unfinished = data.with_name("postgres.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
@@ -129,9 +129,10 @@ def connect(settings: Settings, *, database: str | None = None, timeout_s: int =
     """A psycopg connection that commits each statement. Raises UnhealthyError with the cause."""
     import psycopg
 
+    state = read_state(settings.folder)
     try:
         return psycopg.connect(
-            host=LOOPBACK if settings.host == LOOPBACK or (settings.folder / "data" / "postgres").is_dir() else settings.host,
+            host=settings.host if state and state.engine != "native" else LOOPBACK,
             port=settings.port("POSTGRES_PORT"),
             user=settings["POSTGRES_USER"],
             password=settings["POSTGRES_PASSWORD"],

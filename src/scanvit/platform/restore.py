@@ -36,16 +36,19 @@ def restore(folder: Path, source: Path, *, force: bool, progress: Progress, on_h
         if not force:
             _refuse_to_overwrite(settings)
         _drop(settings, _NEW)
-        _load(settings, engine, source / DUMP, manifest)
-        if any((source / ARTIFACTS).iterdir()):
-            push(tracking_store(settings), source / ARTIFACTS, create=True, progress=progress)
-        engine.pause(settings, "mlflow")
         try:
-            _swap(settings)
+            _load(settings, engine, source / DUMP, manifest)
+            if (source / ARTIFACTS).is_dir() and any((source / ARTIFACTS).iterdir()):
+                push(tracking_store(settings), source / ARTIFACTS, create=True, progress=progress)
+            engine.pause(settings, "mlflow")
+            try:
+                _swap(settings)
+            finally:
+                engine.resume(settings, "mlflow")
         finally:
-            engine.resume(settings, "mlflow")
+            _drop(settings, _NEW)
         wait_healthy(settings, engine, services, on_health)
-    return Summary(counts={name: manifest["rows"][name] for name in manifest["rows"]}, objects=manifest["objects"], size_bytes=manifest["size_bytes"])
+    return Summary(counts=manifest["rows"], objects=manifest["objects"], size_bytes=manifest["size_bytes"])
 
 
 def read_manifest(source: Path) -> dict[str, Any]:
@@ -99,7 +102,8 @@ def _check_schema(manifest: dict[str, Any], engine: Engine) -> None:
 
 
 def _refuse_to_overwrite(settings: Settings) -> None:
-    rows = count_rows(settings)
+    with postgres.connect(settings) as connection:
+        rows = count_rows(connection)
     objects = len(tracking_store(settings).listing(checksums=False).objects)
     if rows.get("runs", 0) or rows.get("registered_models", 0) or rows.get("experiments", 0) > 1 or objects:
         raise PlatformStateError(
@@ -115,7 +119,8 @@ def _load(settings: Settings, engine: Engine, dump: Path, manifest: dict[str, An
     arguments = ["--no-owner", "--exit-on-error", "--single-transaction", f"--dbname={_NEW}"]
     with open(dump, "rb") as file:
         run_checked([*command, *arguments], what="the database", environment=environment, stdin=file)
-    rows = count_rows(settings, database=_NEW)
+    with postgres.connect(settings, database=_NEW) as connection:
+        rows = count_rows(connection)
     if differing := [name for name in COUNTED if rows.get(name) != manifest["rows"].get(name)]:
         raise PlatformStateError(f"The restored database has another number of {differing[0]} than the backup says.", hint="Nothing was changed.")
 

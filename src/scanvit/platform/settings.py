@@ -29,6 +29,8 @@ ACCELERATORS = ("cpu", "cuda", "rocm")
 # Addresses and keys of a store that the user has already. Taken together or not at all: keys alone may be of another store.
 STORE_VARIABLES = ("STORE_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLFLOW_BUCKET", "RAY_BUCKET")
 _SAFE = re.compile(r"[A-Za-z0-9_.:/@%+,*=\-\[\]]*")
+# Artifacts come and go through MLflow. Its clients would otherwise ask it for addresses of the store, which are of the containers' network.
+_PROXIED = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false"}
 _MIN_PASSWORD = 12  # MLflow refuses shorter ones
 
 
@@ -140,7 +142,7 @@ class Settings:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.values["RAY_AUTH_TOKEN"],
         }
-        return tracking | self.store_environment() | ray
+        return tracking | _PROXIED | self.store_environment() | ray
 
 
 def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = None, accelerator: str | None = None) -> tuple[Settings, tuple[str, ...]]:
@@ -150,7 +152,9 @@ def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = Non
     name an object store to use (STORE_VARIABLES). Raises ConfigError, PlatformStateError, StorageError.
     """
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            folder.chmod(0o711)  # where root runs the platform, PostgreSQL's user has to pass
     with exclusive(folder):
         path = folder / FILE_NAME
         there = _parse(read_text(path, error=PlatformStateError), path) if path.exists() else {}
@@ -182,16 +186,20 @@ def load(folder: Path) -> Settings:
 
 
 def rebind(settings: Settings, *, bind: str | None, accelerator: str | None) -> Settings:
-    """The same with another address or accelerator, written down; and what clients are told, which may be of before a change in ``.env``."""
+    """The same with another address or accelerator. Raises ConfigError."""
     changed = {"SCANVIT_BIND": bind or settings.bind, "SCANVIT_ACCELERATOR": accelerator or settings["SCANVIT_ACCELERATOR"]}
-    if all(settings[name] == value for name, value in changed.items()):
+    if bind and bind != settings.bind:
+        hosts = dict.fromkeys([*settings["MLFLOW_ALLOWED_HOSTS"].split(","), *allowed_hosts(bind).split(",")])
+        changed["MLFLOW_ALLOWED_HOSTS"] = ",".join(hosts)
+    return _checked(settings.folder, {**settings.values, **changed})
+
+
+def write(settings: Settings) -> None:
+    """``.env`` where it differs, and ``client.env``, which may be of before a change in ``.env``."""
+    if load(settings.folder).values == settings.values:
         _write_client(settings)
-        return settings
-    hosts = dict.fromkeys([*settings["MLFLOW_ALLOWED_HOSTS"].split(","), *allowed_hosts(changed["SCANVIT_BIND"]).split(",")])
-    changed["MLFLOW_ALLOWED_HOSTS"] = ",".join(hosts)
-    settings = _checked(settings.folder, {**settings.values, **changed})
-    _write(settings)
-    return settings
+    else:
+        _write(settings)
 
 
 def allowed_hosts(bind: str) -> str:

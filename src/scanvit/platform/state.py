@@ -28,6 +28,8 @@ class State:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """The block alone changes the platform. Raises PlatformStateError where another command is at it; a killed one holds nothing."""
+    if not folder.is_dir():
+        raise PlatformStateError(f"{folder} is no platform: it is not there.", hint=f"Make one: scanvit platform init {folder}")
     with storage_errors(folder):
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

@@ -25,15 +25,15 @@ from pathlib import Path
 from ..storage.atomic import write_json
 from ..storage.processes import on_parent_death
 from .guard import guarded
-from .leftovers import end_group
+from .leftovers import PATIENCE_S, end_group
 from .processes import identity
 from .programs import Program
 
 STATE_FILE, LOCK_FILE = "run/supervisor.json", "run/supervisor.lock"
 _TICK_S, _QUICK_S = 0.2, 10.0
 _PAUSES_S = (0.5, 1, 2, 4, 8)  # before the tries after the first, second, ... quick death; then it is given up
+_GROUP_S = 2.0  # for what a program leaves behind in its group
 _LOG_BYTES = 20_000_000
-_PATIENCE_S = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -131,7 +131,7 @@ class Supervisor:
 
     def _bury(self, child: Child, now: float) -> None:
         assert child.process is not None
-        end_group(child.process.pid, patience_s=2)  # its children may still hold its port
+        end_group(child.process.pid, patience_s=_GROUP_S)  # its children may still hold its port
         child.exit_code, child.process = child.process.returncode, None
         _log.warning("%s died with exit code %s after %.1f s", child.program.name, child.exit_code, now - child.started)
         if child.state != "ready" or now - child.started < _QUICK_S:
@@ -163,8 +163,8 @@ class Supervisor:
                 with suppress(ProcessLookupError):
                     child.process.send_signal(child.program.stop_signal)
                 with suppress(subprocess.TimeoutExpired):
-                    child.process.wait(_PATIENCE_S)
-                end_group(child.process.pid, patience_s=2)
+                    child.process.wait(PATIENCE_S)
+                end_group(child.process.pid, patience_s=_GROUP_S)
                 child.process.wait()
                 child.process = None
             child.state = "stopped"

@@ -24,12 +24,13 @@ SOURCES = Path(__file__).resolve().parents[3] / "src"
 CODE = """
 import json, os, sys
 from pathlib import Path
-from scanvit.platform import supervisor
+from scanvit.platform import leftovers, supervisor
 from scanvit.platform.guard import guarded
 from scanvit.platform.programs import MARKER, Program
 supervisor._PAUSES_S = (0.05,) * 5
 supervisor._QUICK_S = 0.5
 supervisor._TICK_S = 0.02
+supervisor._GROUP_S = supervisor.PATIENCE_S = leftovers.PATIENCE_S = 0.2
 folder = Path(sys.argv[1])
 def plan():
     lines = json.loads((folder / "plan.json").read_text())
@@ -72,9 +73,10 @@ class Supervised:
 
 
 @pytest.fixture
-def supervised(tmp_path: Path) -> Iterator[Supervised]:
+def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervised]:
     if sys.platform != "linux":
         pytest.skip("orphans are inherited on Linux alone")
+    monkeypatch.setattr("scanvit.platform.leftovers.PATIENCE_S", 0.2)
     supervised = Supervised(tmp_path)
     yield supervised
     end_leftovers(tmp_path)

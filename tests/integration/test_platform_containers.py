@@ -1,0 +1,69 @@
+"""``scanvit platform`` over a real container engine: only where DOCKER_HOST names one (tests/integration/test_containers.py says how)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+from tests.integration.test_containers import docker, engine, images, public_images, pytestmark
+from tests.integration.test_platform_native import Platform, settle
+
+from scanvit.platform.health import basic
+
+__all__ = ["engine", "images", "public_images", "pytestmark"]  # fixtures and marks of the stack's own tests
+
+
+@pytest.fixture(scope="module")
+def platform(images: dict[str, str], public_images: None) -> Iterator[Platform]:
+    folder = Path(tempfile.mkdtemp(prefix="scanvit-platform-"))
+    platform = Platform(folder / "state")
+    platform("init")
+    settle(platform)
+    platform.edit(COMPOSE_PROJECT_NAME=folder.name)
+    yield platform
+    platform("down", "--volumes", "--engine", "docker")
+    label = f"label=com.docker.compose.project={folder.name}"
+    left = [docker(kind, "ls", *(["-a"] if kind == "container" else []), "-q", "--filter", label) for kind in ("container", "volume", "network")]
+    assert left == ["", "", ""]
+    shutil.rmtree(folder)
+
+
+def log_run(platform: Platform) -> None:
+    """A run with a metric and an artifact, by MLflow's own interface."""
+    run = platform.api("api/2.0/mlflow/runs/create", {"experiment_id": "0", "run_name": "first"})["run"]["info"]["run_id"]
+    platform.api("api/2.0/mlflow/runs/log-metric", {"run_id": run, "key": "loss", "value": 0.5, "timestamp": 1, "step": 1})
+    url = f"{platform.settings.mlflow_url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/checkpoint.pth"
+    urlopen(Request(url, data=b"weights", method="PUT", headers=basic(platform.settings)), timeout=60).close()
+
+
+def test_up_status_backup_and_restore_are_the_same_as_without_containers(platform: Platform) -> None:
+    table = platform("up")
+    assert "MLFLOW_TRACKING_PASSWORD" in table
+    assert not [secret for secret in platform.settings.secrets() if secret in table]
+    assert {name: row["healthy"] for name, row in platform.health().items()} == {"postgres": True, "store": True, "mlflow": True}
+    log_run(platform)
+    before = platform.runs()
+    ((_, _, _, history, content),) = before.values()
+    assert (history["loss"][0]["value"], content["checkpoint.pth"]) == (0.5, b"weights")
+    copy = platform.folder.parent / "backup"
+    platform("backup", copy)
+    platform("down", "--volumes")
+    platform.edit(MLFLOW_TRACKING_PASSWORD="another" * 3)
+    platform("up")
+    assert platform.runs() == {}
+    platform("restore", copy)
+    assert platform.runs() == before
+    assert "Uvicorn running" in platform("logs", "mlflow")
+    assert "runs by docker" in platform("up", "--native", code=93)
+
+
+def test_a_container_that_is_gone_is_told_and_brought_back(platform: Platform) -> None:
+    platform("up")
+    docker("rm", "--force", f"{platform.settings['COMPOSE_PROJECT_NAME']}-postgres-1")
+    assert "postgres is not healthy: does not listen" in platform("status", code=94)
+    platform("up")
+    assert platform.runs()
