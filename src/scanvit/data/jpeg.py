@@ -44,15 +44,15 @@ def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.n
         repeat = (1, 1) if component == 0 else (across, down)
         order = _order(file, contract, min(repeat))
         zigzag_places, count = zigzag(order)
-        coefficients = np.zeros((count + 1, units_across * own[0], units_down * own[1]), np.int32)
-        steps = np.frombuffer(file.quantization[component], np.uint8).astype(np.int64)
+        coefficients = np.zeros((count + 1, units_across * own[0], units_down * own[1]), np.int16)
+        steps = np.frombuffer(file.quantization[component], np.uint8).astype(np.float64)
         first = 0 if component == 0 else own_blocks + component - 1
         shape = (len(unit), first, *own, units_across, file.restart_interval)
-        if not read_coefficients(stream, places, *shape, steps, count, min(component, 1), lookup.dc, lookup.dc_short, lookup.ac, lookup.ac_steps, coefficients):
+        if not read_coefficients(stream, places, *shape, count, min(component, 1), lookup.dc, lookup.dc_short, lookup.ac, lookup.ac_steps, coefficients):
             return None
         x = weights(file.width_px, contract.image_size_px, order, repeat[0])
         y = weights(file.height_px, contract.image_size_px, order, repeat[1])
-        planes.append(resample(coefficients, zigzag_places, *x, *y))
+        planes.append(resample(coefficients, steps, zigzag_places, *x, *y))
     if len(planes) == 3:
         return to_rgb(*planes)
     gray = to_gray(planes[0])

@@ -93,8 +93,8 @@ def _basis(sample, frequency, cosines, root):
 
 
 @compiled
-def resample(coefficients, places, first_x, counts_x, values_x, first_y, counts_y, values_y):
-    """int32 coefficients (place in zigzag order, blocks across, blocks down) to int64 (H, W): the picture in sixteenths, around 0."""
+def resample(coefficients, steps, places, first_x, counts_x, values_x, first_y, counts_y, values_y):
+    """int16 coefficients (place in zigzag order, blocks across, blocks down), to be multiplied by their quantization ``steps``, to int64 (H, W): the picture in sixteenths, around 0."""
     order, target, width, height = places.shape[0], first_x.size, coefficients.shape[1], coefficients.shape[2]
     flat = coefficients.reshape(-1)
     columns = np.empty(order * height * target)
@@ -104,7 +104,7 @@ def resample(coefficients, places, first_x, counts_x, values_x, first_y, counts_
             line[:] = 0.0
             for place in range(counts_x[x]):
                 for u in range(order - v):
-                    weight, start = values_x[x, place, u], U((places[v, u] * width + first_x[x] + place) * height)
+                    weight, start = values_x[x, place, u] * steps[places[v, u]], U((places[v, u] * width + first_x[x] + place) * height)
                     for y in range(height):
                         line[y] += weight * flat[start + U(y)]
             for y in range(height):

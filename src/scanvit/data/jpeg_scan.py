@@ -22,12 +22,10 @@ CURSORS = 8
 """Measured: 1 takes twice the time of 8, 4 a sixth more, 12 no less."""
 _MIN_BITS = 16_384
 """Less is not worth another cursor."""
-_SURE = 5
-"""Symbols of a block that are read in any case."""
 _FULL, _SHORT, _SHIFT = U(FULL), U(SHORT), U(64 - SHORT_BITS)
 _UNKNOWN, _ENDS, _ODD, _K, _EOB = U(UNKNOWN), U(0xC0), U(0x40), U(0xFF), U(EOB)
 _0, _1, _4, _8, _15, _48, _63, _64, _256 = U(0), U(1), U(4), U(8), U(15), U(48), U(63), U(64), U(256)
-_16, _24, _K16, _STEP = U(16), U(24), U(0xFFFF), U(0x3F00FF)
+_16, _24, _STEP = U(16), U(24), U(0x3FFF)
 _EACH_1, _EACH_80 = U(0x0101010101010101), U(0x8080808080808080)
 
 
@@ -93,6 +91,19 @@ def _skip_block(stream, position, table, dc, dc_short, ac):
 
 
 @compiled
+def _skip_symbols(stream, s, table, ac):
+    """The state after some AC symbols, or at the end of their block; 0 where it is damaged."""
+    for _ in range(8):  # more than a visit takes before one that it does not know
+        entry = U(ac[table + (peek(stream, s >> _8) >> _48)])
+        if entry == _0:
+            return _0
+        s += (((entry >> _8) + (entry & _15)) << _8) + (_EOB if entry & _K == _0 else ((entry >> _4) & _15) + _1)
+        if s & _ENDS:
+            return _0 if s & _K > _64 and s & _K < _EOB else s
+    return s
+
+
+@compiled
 def _skip_together(stream, begins, limits, logs, unit, dc, dc_short, ac, skips):
     """Skip from each of the places ``begins`` to that of ``limits``, and log where blocks begin, the first one past the range
     included, each cursor in its part of ``logs``. Returns the numbers of logged places, and of those that a damaged block precedes."""
@@ -109,57 +120,60 @@ def _skip_together(stream, begins, limits, logs, unit, dc, dc_short, ac, skips):
         if after == begins[c]:
             state[c] += _256
             damaged[c] = tips[c] + _1
+    before, ended = np.empty(cursors, np.uint64), np.empty(cursors + 1, np.uint64)
     running, several = cursors, U(unit.size)
     while running > 0:
+        ends = _0
         for index in range(running):
             c = active[index]
-            s = state[c]
-            table = tables[c]
+            s, table = state[c], tables[c]
+            before[c] = s
             word = peek(stream, s >> _8)
             entry = U(skips[table + (word >> _SHIFT)])
             s += entry
-            if not s & _ENDS:
-                # 57 bits hold two lookups: the first takes at most SHORT_BITS and a last coefficient's 10 bits.
-                entry = U(skips[table + ((word << ((entry >> _8) & _63)) >> _SHIFT)])
-                s += entry
-            if s & _ENDS:
-                place = s >> _8
-                if s & _ODD:
-                    if entry == _UNKNOWN:
-                        symbol = U(ac[table * U(FULL // SHORT) + (peek(stream, place) >> _48)])
-                        s += ((symbol >> _8) + (symbol & _15)) << _8
-                        s += (_EOB if symbol & _K == _0 else ((symbol >> _4) & _15) + _1) - _UNKNOWN
-                        if not s & _ENDS and symbol != _0:
-                            state[c] = s
-                            continue
-                        place = s >> _8
-                    if entry == _UNKNOWN or s & _K != _64:
-                        # The lookup went past the last coefficient, or the code is unknown: once more, with care.
-                        start = logs[tips[c]] >> _4
-                        place = _skip_block(stream, start, table // _SHORT, dc, dc_short, ac)
-                        if place == _0:
-                            damaged[c] = tips[c] + _1
-                            place = start + _1
-                tip = tips[c] + _1
-                tips[c] = tip
-                log = place << _4
-                kind = unit[0]
-                if several > _1:
-                    block = blocks[c] + _1
-                    block = _0 if block == several else block
-                    blocks[c], kind, log = block, unit[block], log | block
-                    tables[c] = kind * _SHORT
-                logs[tip] = log
-                if place >= limits[c] or tip == stops[c]:
-                    running -= 1
-                    active[index] = active[running]
-                    break
-                after = _skip_dc(stream, place, kind, dc, dc_short)
-                s = (after << _8) | _1
-                if after == place:  # no such code: go on a bit later, but trust only what follows this block
-                    s += _256
-                    damaged[c] = tip + _1
+            # 57 bits hold two lookups: the first takes at most SHORT_BITS and a last coefficient's 10 bits. Nothing is added after an end.
+            entry = U(skips[table + ((word << ((entry >> _8) & _63)) >> _SHIFT)])
+            s += entry & (_0 - U(s & _ENDS == _0))
             state[c] = s
+            ended[ends] = c
+            ends += U(s & _ENDS != _0)
+        left = False
+        for index in range(ends):
+            c = ended[index]
+            s, tip = state[c], tips[c]
+            if s & _ODD and s & _K != _64:
+                # A code that the short table does not know, or a lookup past the last coefficient: once more, one symbol at a time.
+                s = _skip_symbols(stream, before[c], tables[c] * U(FULL // SHORT), ac)
+                if s == _0:
+                    damaged[c] = tip + _1
+                    s = ((logs[tip] >> _4) + _1) << _8
+                elif not s & _ENDS:
+                    state[c] = s
+                    continue
+            place = s >> _8
+            tip += _1
+            tips[c] = tip
+            log, kind = place << _4, unit[0]
+            if several > _1:
+                block = blocks[c] + _1
+                block = _0 if block == several else block
+                blocks[c], kind, log = block, unit[block], log | block
+                tables[c] = kind * _SHORT
+            logs[tip] = log
+            if place >= limits[c] or tip == stops[c]:
+                limits[c], left = _0, True
+            after = _skip_dc(stream, place, kind, dc, dc_short)
+            s = (after << _8) | _1
+            if after == place:  # no such code: go on a bit later, but trust only what follows this block
+                s += _256
+                damaged[c] = tip + _1
+            state[c] = s
+        if left:
+            kept = 0
+            for index in range(running):
+                active[kept] = active[index]
+                kept += limits[active[index]] != _0
+            running = kept
     return tips, damaged
 
 
@@ -175,7 +189,7 @@ def find_blocks(stream, begin, end, unit, places, dc, dc_short, ac, skips):
     wanted = U(places.size)
     capacity = wanted + _1
     logs = np.empty(U(cursors) * capacity, np.uint64)
-    tips, damaged = _skip_together(stream, bounds[:-1], bounds[1:], logs, unit, dc, dc_short, ac, skips)
+    tips, damaged = _skip_together(stream, bounds[:-1], bounds[1:].copy(), logs, unit, dc, dc_short, ac, skips)
     count, place = _0, logs[0]
     for c in range(cursors):
         until = bounds[c + 1] << _4
@@ -214,50 +228,57 @@ def _value(word, length, size):
 
 
 @compiled
-def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, steps, wanted, table, dc, dc_short, ac, ac_steps, out):
-    """The lowest coefficients, in zigzag order, of the blocks of one component, multiplied by their quantization ``steps``, into int32 ``out``
-    (wanted + 1, columns * across, rows * down), zeros before; what lands in its last plane means nothing. In each unit of ``unit_blocks`` blocks,
-    ``across`` times ``down`` from ``first`` on are its own. Returns whether all differences were plausible.
+def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, wanted, table, dc, dc_short, ac, ac_steps, out):
+    """The lowest coefficients, in zigzag order, of the blocks of one component, into int16 ``out`` (wanted + 1, columns * across, rows * down), zeros before;
+    what lands in its last plane means nothing. In each unit of ``unit_blocks`` blocks, ``across`` times ``down`` from ``first`` on are its own.
+    Returns whether all differences were plausible.
 
-    A block's first symbols are read without asking whether they are still wanted: branches that cannot be foretold cost more than that.
+    A row of units is read together, one symbol of each block in turn: a processor looks ahead too little to begin the next block before one is
+    done. For the same reason there is no branch that cannot be foretold.
     """
-    plane, height, flat = U(out.shape[1] * out.shape[2]), out.shape[2], out.reshape(-1)
-    prediction, limit, sure = 0, U(wanted), min(wanted - 1, _SURE)
-    full, short = U(table * FULL), U(table * SHORT)
-    unit, left, top = 0, 0, 0
-    for start in range(first, places.size - 1, unit_blocks):
-        if restart and unit == restart:
-            prediction, unit = 0, 0
-        block = U(start)
-        for y in range(down):
-            for x in range(across):
-                position = places[block] >> _4
-                block += _1
-                word = peek(stream, position)
-                entry = U(dc_short[short + (word >> _SHIFT)])
-                if entry == _0:
-                    entry = U(dc[full + (word >> _48)])
-                prediction += _value(word, entry >> _8, entry & _15)
-                if not -32768 < prediction < 32768:
-                    return False
-                target = U((left + x) * height + top + y)
-                flat[target] = np.int32(prediction * steps[0])
-                # Here with 16 bits for k: it may pass several ends.
-                s = ((position + (entry >> _8) + (entry & _15)) << _16) | _1
-                symbols = 0
-                while symbols < sure or s & _K16 < limit:
-                    symbols += 1
-                    word = peek(stream, s >> _16)
-                    entry = U(ac_steps[short + (word >> _SHIFT)])
+    plane, height, flat = U(out.shape[1] * out.shape[2]), U(out.shape[2]), out.reshape(-1)
+    limit, full, short = U(wanted), U(table * FULL), U(table * SHORT)
+    count = U(columns * across * down)
+    states, targets, active = np.empty(count, np.uint64), np.empty(count, np.uint64), np.empty(count + _1, np.uint64)
+    prediction, unit = 0, 0
+    for row in range(out.shape[2] // down):
+        count = _0
+        for column in range(columns):
+            if restart and unit == restart:
+                prediction, unit = 0, 0
+            unit += 1
+            block = U((row * columns + column) * unit_blocks + first)
+            for y in range(down):
+                for x in range(across):
+                    position = places[block] >> _4
+                    word = peek(stream, position)
+                    entry = U(dc_short[short + (word >> _SHIFT)])
                     if entry == _0:
-                        symbol = U(ac[full + (word >> _48)])
-                        length, size = symbol >> _8, symbol & _15
-                        entry = length << _24 | (length + size) << _16 | size << _8 | (_EOB if symbol & _K == _0 else ((symbol >> _4) & _15) + _1)
-                    s += entry & _STEP
-                    k = min((s & _K16) - _1, limit)
-                    flat[target + k * plane] = np.int32(_value(word, entry >> _24, (entry >> _8) & _15) * steps[k])
-        unit += 1
-        left += across
-        if left == columns * across:
-            left, top = 0, top + down
+                        entry = U(dc[full + (word >> _48)])
+                    prediction += _value(word, entry >> _8, entry & _15)
+                    if not -32768 < prediction < 32768:
+                        return False
+                    target = U(column * across + x) * height + U(row * down + y)
+                    flat[target] = prediction
+                    states[count], targets[count], active[count] = ((position + (entry >> _8) + (entry & _15)) << _8) | _1, target, count
+                    block += _1
+                    count += _1
+        while count > _0 and limit > _1:
+            kept = _0
+            for index in range(count):
+                block = active[index]
+                s = states[block]
+                word = peek(stream, s >> _8)
+                entry = U(ac_steps[short + (word >> _SHIFT)])
+                if entry == _0:
+                    symbol = U(ac[full + (word >> _48)])
+                    length, size = symbol >> _8, symbol & _15
+                    entry = length << _24 | (length + size) << _8 | size << _16 | (_EOB if symbol & _K == _0 else ((symbol >> _4) & _15) + _1)
+                s += entry & _STEP
+                states[block] = s
+                k = s & _K
+                flat[targets[block] + min(k - _1, limit) * plane] = _value(word, entry >> _24, (entry >> _16) & _15)
+                active[kept] = block
+                kept += U(k < limit)
+            count = kept
     return True

@@ -34,7 +34,7 @@ class Tables(NamedTuple):
     dc_short: np.ndarray
     """uint16 (2 * SHORT,), by the next SHORT_BITS bits."""
     ac_steps: np.ndarray
-    """uint32 (2 * SHORT,): ``length of the code << 24 | bits with the coefficient's << 16 | size of the coefficient << 8 | advance``, or 0."""
+    """uint32 (2 * SHORT,): ``length of the code << 24 | size of the coefficient << 16 | bits of both << 8 | advance``, or 0."""
     skips: np.ndarray
     """uint16 (2 * SHORT,): ``bits << 8 | advance`` of all AC symbols whose codes end within SHORT_BITS, up to the end of the block, which adds 128."""
 
@@ -84,7 +84,7 @@ def _steps(short: np.ndarray) -> np.ndarray:
     entries = short.astype(np.uint32)
     length, size, symbol = entries >> 8, entries & 15, entries & 255
     advance = np.where(symbol == 0, EOB, (symbol >> 4) + 1)
-    return np.where(entries == 0, 0, length << 24 | (length + size) << 16 | size << 8 | advance).astype(np.uint32)
+    return np.where(entries == 0, 0, length << 24 | size << 16 | (length + size) << 8 | advance).astype(np.uint32)
 
 
 @compiled
