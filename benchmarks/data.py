@@ -34,7 +34,7 @@ from scanvit import __version__
 from scanvit.core.contract import PixelContract
 from scanvit.data import phantom_chest, phantom_oct
 from scanvit.data.decode import decode_image
-from scanvit.data.loader import TrainLoader, as_tensor
+from scanvit.data.loader import Position, TrainLoader, as_tensor
 from scanvit.data.pack import Pack
 from scanvit.data.prepare import prepare
 
@@ -155,7 +155,7 @@ def measure_reading(files: Sequence[bytes], rounds: int, folder: Path) -> dict[s
     prepare(folder / "large.npz", folder / "pack", workers=1)
     pack = Pack.open(folder / "pack")
     array, targets = pack.images("train"), torch.from_numpy(pack.targets("train"))
-    loader = TrainLoader(as_tensor(array), targets, optimizer_steps=lambda: 0, seed=0, per_device_batch_size=32, rank=0, world_size=1)
+    loader = TrainLoader(as_tensor(array), targets, position=Position, seed=0, per_device_batch_size=32, rank=0, world_size=1)
     baseline = torch.utils.data.DataLoader(JpegFolder(paths), batch_size=32, shuffle=True, num_workers=2, persistent_workers=True)
     in_memory, order = np.array(array), np.random.default_rng(1).permutation(len(array))
 

@@ -66,13 +66,13 @@ def run_loader(folder: Path, workers: int) -> Callable[[], None]:
     """One epoch of the training split, every pixel touched."""
     import torch
 
-    from scanvit.data.loader import TrainLoader, as_tensor
+    from scanvit.data.loader import Position, TrainLoader, as_tensor
     from scanvit.data.pack import Pack
 
     def read() -> None:
         pack = Pack.open(folder / "pack")
         images, targets = as_tensor(pack.images("train")), torch.from_numpy(pack.targets("train"))
-        loader = TrainLoader(images, targets, optimizer_steps=lambda: 0, seed=0, per_device_batch_size=BATCH_SIZE, rank=0, world_size=1)
+        loader = TrainLoader(images, targets, position=Position, seed=0, per_device_batch_size=BATCH_SIZE, rank=0, world_size=1)
         print(sum(int(batch.sum()) for batch, _, _ in loader))
 
     return read

@@ -24,9 +24,10 @@ __all__ = ["main", "root"]
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start here", ("demo",)),
     ("Images", ("data",)),
-    ("Train", ("train", "track", "ui")),
-    ("Judge", ("evaluate", "compare")),
+    ("Train", ("train", "ray", "track", "ui")),
+    ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("predict",)),
+    ("Serve", ("platform", "remote", "chameleon")),
 )
 
 _HELP = """From raw scans to a trained, tracked, honestly judged model.

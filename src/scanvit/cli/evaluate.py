@@ -12,7 +12,8 @@ from . import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.scores import Estimate, Scores
+    from ..evaluation.estimates import Estimate
+    from ..evaluation.scores import Scores
 
 SPLITS = ("train", "val", "test", "final_eval")
 _TITLES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "log_loss": "log loss"}
@@ -22,22 +23,24 @@ _TITLES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "ma
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Which images to judge.")
 @click.option("--pack", type=click.Path(path_type=Path), help="Where the run's pack is now, if it was moved.")
+@click.option("--processes", type=click.IntRange(1), help="How many share the work.  [default: one for every GPU, else one]")
 @click.option("--draws", type=click.IntRange(0), default=2000, show_default=True, help="Resamples of the patients for the intervals.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resampling.")
-def evaluate(run: Path, split: str, pack: Path | None, draws: int, seed: int) -> None:
+def evaluate(run: Path, split: str, pack: Path | None, processes: int | None, draws: int, seed: int) -> None:
     """Judge the best weights of a run, with intervals, and write the report.
 
     Writes predictions-SPLIT.parquet, scores-SPLIT.json and report.html (report-SPLIT.html for other splits than test) into RUN.
     """
-    evaluate_and_show(run, split=split, pack=pack, draws=draws, seed=seed)
+    evaluate_and_show(run, split=split, pack=pack, processes=processes, draws=draws, seed=seed)
 
 
-def evaluate_and_show(run: Path, *, split: str = "test", pack: Path | None = None, draws: int = 2000, seed: int = 0) -> None:
+def evaluate_and_show(run: Path, *, split: str = "test", pack: Path | None = None, processes: int | None = None, draws: int = 2000, seed: int = 0) -> None:
     from ..evaluation.evaluate import evaluate as evaluate_run
-    from .data import stage_progress
+    from .progress import stage_progress
 
     with stage_progress() as progress:
-        scores = evaluate_run(run, split=split, pack=pack, draws=draws, seed=seed, progress=lambda done, total: progress("Judging", done, total))
+        told = lambda done, total: progress("Judging", done, total)  # noqa: E731
+        scores = evaluate_run(run, split=split, pack=pack, processes=processes, draws=draws, seed=seed, progress=told)
     _track(scores, run)
     _show(scores, run)
 
@@ -55,7 +58,8 @@ def _track(scores: Scores, run: Path) -> None:
         values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
     files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
-    ship_now(run, load_run(run).tracking)
+    if not ship_now(run, load_run(run).tracking):
+        click.echo(f"The tracking server did not get the scores; send them later: scanvit track sync {run}", err=True)
 
 
 def _show(scores: Scores, run: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ..core.config import Experiment
-    from ..training.fit import FitResult
+    from ..training.result import FitResult
 
 _EPILOG = """\b
 Examples:
@@ -18,6 +18,7 @@ Examples:
   scanvit train modern --pack packs/mine --run-dir runs/first --set optimizer.lr=3e-4
   scanvit train runs/first/experiment.yaml                the same run again
   scanvit train --resume runs/first                       go on after an interruption, exactly
+  scanvit train modern --pack packs/mine --set trainer.devices=2     two processes: on two GPUs, or on a CPU
 
 An interrupted run also continues when the very same command, with its --run-dir, is given again."""
 
@@ -28,8 +29,23 @@ An interrupted run also continues when the very same command, with its --run-dir
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run goes.  [default: runs/EXPERIMENT-TIME]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. trainer.max_epochs=2. May be repeated.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run from its newest checkpoint.")
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="With several processes: how often to start them again from the newest checkpoint after one was killed, crashed or stalled.",
+)
 @click.option("--list", "show_list", is_flag=True, help="List the shipped experiments.")
-def train(experiment: str | None, pack: Path | None, run_dir: Path | None, overrides: tuple[str, ...], resume: Path | None, show_list: bool) -> None:
+def train(
+    experiment: str | None,
+    pack: Path | None,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    resume: Path | None,
+    max_restarts: int,
+    show_list: bool,
+) -> None:
     """Train a network on a pack.
 
     EXPERIMENT is the name of a shipped experiment (--list) or a YAML file.
@@ -40,27 +56,31 @@ def train(experiment: str | None, pack: Path | None, run_dir: Path | None, overr
     if resume is not None:
         if experiment or run_dir or overrides:
             raise click.UsageError("--resume continues a run as it is: leave out EXPERIMENT, --run-dir and --set.")
-        _resume(resume, pack)
+        _resume(resume, pack, max_restarts=max_restarts)
         return
     if experiment is None:
         raise click.UsageError("Name an experiment: scanvit train tiny --pack PACK. scanvit train --list shows the shipped ones.")
-    _start(experiment, pack, run_dir, overrides)
+    _start(experiment, pack, run_dir, overrides, max_restarts=max_restarts)
 
 
-def _start(name: str, pack: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
+def _start(name: str, pack: Path | None, run_dir: Path | None, overrides: tuple[str, ...], *, max_restarts: int) -> None:
     from dataclasses import replace
 
+    from ..core.errors import ConfigError
     from ..core.loading import load_experiment
+    from ..core.runtime import World
 
     experiment = load_experiment(name, overrides)
     if pack is not None:
         experiment = replace(experiment, data=replace(experiment.data, pack=str(pack), fingerprint=None))
     if run_dir is None:
+        if World.is_launched() or experiment.trainer.num_nodes > 1:
+            raise ConfigError("Several processes or machines have to write the same run.", hint="Say where it goes: --run-dir RUN")
         run_dir = Path("runs") / f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    _launch(experiment, run_dir)
+    _launch(experiment, run_dir, max_restarts=max_restarts)
 
 
-def _resume(run_dir: Path, pack: Path | None) -> None:
+def _resume(run_dir: Path, pack: Path | None, *, max_restarts: int) -> None:
     from dataclasses import replace
 
     from ..training.run_folder import is_finished, load_run
@@ -71,11 +91,12 @@ def _resume(run_dir: Path, pack: Path | None) -> None:
         return
     if pack is not None:  # the pack has moved; its fingerprint must be the same
         experiment = replace(experiment, data=replace(experiment.data, pack=str(pack)))
-    _launch(experiment, run_dir)
+    _launch(experiment, run_dir, max_restarts=max_restarts)
 
 
-def _launch(experiment: Experiment, run_dir: Path) -> None:
+def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None:
     from ..core.errors import PackMissingError
+    from ..core.runtime import World
     from ..data.pack import Pack
 
     if experiment.data.pack is None:
@@ -84,8 +105,12 @@ def _launch(experiment: Experiment, run_dir: Path) -> None:
 
     from ..training.launch import launch  # the slow import comes after everything that can be refused at once
 
-    click.echo(f"Training {experiment.name} on {experiment.data.pack} into {run_dir}")
-    show(launch(experiment, pack, run_dir, show_progress=True))
+    is_first = World.from_environment().rank == 0
+    if is_first:
+        click.echo(f"Training {experiment.name} on {experiment.data.pack} into {run_dir}")
+    result = launch(experiment, pack, run_dir, show_progress=True, max_restarts=max_restarts)
+    if is_first:
+        show(result)
 
 
 def show(result: FitResult) -> None:
@@ -93,7 +118,7 @@ def show(result: FitResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..training.tracking import describe_place
+    from ..training.mlflow_client import describe_place
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("run", str(result.run_dir))

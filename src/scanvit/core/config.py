@@ -54,6 +54,11 @@ class ModelConfig:
 class OptimizerConfig:
     name: Literal["adam", "adamw"] = "adam"
     lr: float = Field(default=1e-4, gt=0)
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How lr follows the global batch size: not at all, in proportion to it (Goyal et al. 2017, for SGD), or to its square root (for Adam:
+    Malladi et al. 2022). Large batches want warm-up as well (schedule.warmup_epochs)."""
+    lr_batch_size: int = Field(default=32, ge=1)
+    """The global batch size at which lr holds as it is written."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Applied to matrices and kernels only: never to biases, norms, position embeddings or the [CLS] token."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -120,6 +125,11 @@ class TrainerConfig:
     devices: int | Literal["auto"] = "auto"
     """Processes a node. auto: every GPU, or one process on a CPU."""
     num_nodes: int = Field(default=1, ge=1)
+    """Machines; start the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set (docs/reliability.md)."""
+    sync_batchnorm: bool = False
+    """Batch statistics over the images of all processes instead of each its own."""
+    timeout_s: float = Field(default=120.0, ge=1)
+    """How long a process waits for the others before it takes one for lost."""
     threads: int | Literal["auto"] = "auto"
     """CPU threads a process. auto: the cores, shared among the processes of a node. A small network is as fast with 1, and undisturbed by others."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"

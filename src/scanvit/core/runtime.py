@@ -29,11 +29,29 @@ class World:
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_world_size: int = 1
+    """Processes of this machine."""
 
     @classmethod
     def from_environment(cls) -> World:
-        rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
-        return cls(rank=rank, local_rank=local_rank, world_size=world_size)
+        """Of ``torchrun`` and its like: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE."""
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        rank, local_rank = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
+        return cls(rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+
+    @classmethod
+    def is_launched(cls) -> bool:
+        """Whether a launcher started this process as one of several."""
+        return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+    @property
+    def num_nodes(self) -> int:
+        return self.world_size // self.local_world_size
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on: less than the machine's inside a container or under ``taskset``."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_devices(accelerator: str) -> tuple[str, int]:

@@ -1,12 +1,13 @@
-"""Batches from a pack. The order of the training images is a pure function of (seed, optimizer step, rank, world size).
+"""Batches from a pack. The order of the training images is a pure function of (seed, position, rank, world size).
 
-There is no sampler state: whoever knows how many optimizer steps were made knows which images come next. That is what makes a resumed
-run the same run.
+There is no sampler state: whoever knows how many optimizer steps were made, in a world of which size, knows which images come next. That is
+what makes a resumed run the same run, and a run that goes on in a larger or smaller world one that still sees each image once an epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,15 +45,38 @@ def rank_batch(order: np.ndarray, step: int, *, per_device_batch_size: int, rank
     return mine, np.full(len(mine), world_size / len(batch), np.float32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where training stands: after ``step`` optimizer steps, ``images`` images of epoch ``epoch`` (counted from 0) have been seen."""
+
+    step: int = 0
+    epoch: int = 0
+    images: int = 0
+
+    def at(self, step: int, *, n: int, global_batch_size: int) -> Position:
+        """The position at a later optimizer step, where each step between took ``global_batch_size`` of the ``n`` images."""
+        made = max(0, step - self.step)
+        to_epoch_end = -(-(n - self.images) // global_batch_size)
+        if made < to_epoch_end:
+            return Position(step=step, epoch=self.epoch, images=self.images + made * global_batch_size)
+        epochs, steps = divmod(made - to_epoch_end, -(-n // global_batch_size))
+        return Position(step=step, epoch=self.epoch + 1 + epochs, images=steps * global_batch_size)
+
+    def as_steps(self, *, n: int, global_batch_size: int) -> int:
+        """Steps that a run of this batch size from the start would have made here: ``step``, unless the world changed on the way."""
+        per_epoch = -(-n // global_batch_size)
+        return (self.epoch + 1) * per_epoch - -(-(n - self.images) // global_batch_size)
+
+
 class TrainLoader:
-    """One epoch an iteration, from wherever ``optimizer_steps()`` says that training stands."""
+    """One epoch an iteration, from wherever ``position()`` says that training stands."""
 
     def __init__(
         self,
         images: Tensor,
         targets: Tensor,
         *,
-        optimizer_steps: Callable[[], int],
+        position: Callable[[], Position],
         seed: int,
         per_device_batch_size: int,
         rank: int,
@@ -60,7 +84,7 @@ class TrainLoader:
     ) -> None:
         self.images = images
         self.targets = targets
-        self.optimizer_steps = optimizer_steps
+        self.position = position
         self.seed = seed
         self.share = {"per_device_batch_size": per_device_batch_size, "rank": rank, "world_size": world_size}
         self.length = steps_per_epoch(len(images), per_device_batch_size=per_device_batch_size, world_size=world_size)
@@ -69,16 +93,17 @@ class TrainLoader:
         return self.length
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, start = divmod(self.optimizer_steps(), self.length)
-        order = epoch_order(len(self.images), seed=self.seed, epoch=epoch)
-        for step in range(start, self.length):
+        position = self.position()
+        order = epoch_order(len(self.images), seed=self.seed, epoch=position.epoch)[position.images :]
+        size = self.share["per_device_batch_size"] * self.share["world_size"]
+        for step in range(-(-len(order) // size)):
             chosen, weights = rank_batch(order, step, **self.share)
             indices = torch.from_numpy(chosen).to(self.images.device)
             # index_select copies whole images where indexing goes byte by byte: five times as fast on a CPU.
             yield self.images.index_select(0, indices), self.targets.index_select(0, indices), torch.from_numpy(weights).to(self.images.device)
 
     def state_dict(self) -> dict[str, int]:
-        """Empty: the position follows from the optimizer step. Its presence tells Lightning that this loader can resume."""
+        """Empty: the module knows the position. Its presence tells Lightning that this loader can resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -41,7 +41,7 @@ def require_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ConfigError("The engine ray needs Ray, which is not installed.", hint="Install it: pip install 'scanvit[ray]', or use --engine local.") from None
+        raise ConfigError("Ray is not installed.", hint="Install it: pip install 'scanvit[ray]'.") from None
     return ray
 
 

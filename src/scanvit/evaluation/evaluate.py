@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
-from .predictions import Progress, predict_split
+from .calibrate import calibrate_checkpoint
+from .inference import Progress, default_processes
+from .predictions import predict_split
 from .report import read_environment, render_report
-from .scores import Scores, compute_scores
+from .scores import Scores
+from .scoring import compute_scores
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
@@ -19,21 +22,35 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run_dir: Path | str, *, split: str = "test", pack: Path | str | None = None, draws: int = 2000, seed: int = 0, progress: Progress | None = None
+    run_dir: Path | str,
+    *,
+    split: str = "test",
+    pack: Path | str | None = None,
+    processes: int | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Scores:
     """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
 
     Writes predictions-SPLIT.parquet, scores-SPLIT.json and the report into the run. ``pack``: where the pack is now, if it moved.
-    ``draws`` and ``seed`` are the bootstrap's. Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, DataError.
+    ``processes``: how many share the work; left out, one for every GPU, or one on a CPU. ``draws`` and ``seed`` are the bootstrap's.
+
+    Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, PackCorruptError, DataError, ProcessLostError.
     """
     from ..model.checkpoint import load_model
+    from ..model.registered import FILE_NAME
 
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise RunMissingError(f"There is no run folder {run_dir}.", hint="Give the folder that `scanvit train` made.")
     model = load_model(run_dir)
     opened = _open_pack(model, pack)
-    predictions = predict_split(model, opened, split, progress=progress)
+    opened.verify([split])
+    if not model.calibration:  # of a run that was stopped before its end, or made by an earlier version
+        calibrate_checkpoint(run_dir / FILE_NAME, opened)
+        model = load_model(run_dir)
+    predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=progress)
     about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
     scores = compute_scores(predictions, about=about | {"cost": training_cost(run_dir, model)}, draws=draws, seed=seed)
     report = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment)

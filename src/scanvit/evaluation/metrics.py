@@ -2,46 +2,47 @@
 
 A weighting says how often each image counts. All ones gives the plain figure; the bootstrap passes thousands of resamples. Undefined
 figures (0/0) are NaN here, never 0. Equal to scikit-learn's with ``sample_weight``.
+
+    D weightings    N images    K classes    Figures of a class take it against the rest.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Kind = Literal["share", "area", "loss", "error", "coefficient"]
+"""How a figure reads: share and error in percent, the others as decimals. A share is a mean over images or patients, each right or wrong."""
 
+OVERALL: dict[str, Kind] = {
+    "accuracy": "share",
+    "balanced_accuracy": "share",  # the mean recall of the classes that the targets hold
+    "kappa": "coefficient",  # Cohen 1960: agreement beyond chance
+    "mcc": "coefficient",  # Matthews' correlation for K classes: Gorodkin 2004, R_K
+    "log_loss": "loss",  # nats
+    "brier": "loss",  # Brier 1950: the squared distance of the probabilities from the truth, summed over the classes, 0..2
+    "ece": "error",  # of the highest probability; see calibration_bins
+}
+PER_CLASS: dict[str, Kind] = {
+    "recall": "share",  # sensitivity, TP / (TP + FN)
+    "specificity": "share",  # TN / (TN + FP)
+    "precision": "share",  # positive predictive value, TP / (TP + FP)
+    "npv": "share",  # negative predictive value, TN / (TN + FN)
+    "f1": "area",  # 2 TP / (2 TP + FP + FN)
+    "auroc": "area",  # the chance that an image of the class scores above one of another; ties count half
+    "average_precision": "area",  # the mean precision over the recall steps, not interpolated
+    "class_ece": "error",  # of the class's own probability
+}
+AVERAGED = ("recall", "specificity", "precision", "npv", "f1", "auroc", "average_precision")
+"""Also given as ``macro_NAME``, the mean of the classes that the targets hold, and ``weighted_NAME``, weighted by their images."""
+KINDS: dict[str, Kind] = OVERALL | PER_CLASS | {f"{average}_{name}": PER_CLASS[name] for average in ("macro", "weighted") for name in AVERAGED}
+OVERALL_NAMES = (*OVERALL, *(f"{average}_{name}" for average in ("macro", "weighted") for name in AVERAGED))
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Metrics:
-    """D weightings, K classes. Per-class figures take each class against the rest."""
-
-    accuracy: Array
-    """(D,)"""
-    balanced_accuracy: Array
-    """(D,), the mean recall of the classes that the targets hold."""
-    macro_auroc: Array
-    """(D,), the mean AUROC of the classes that the targets hold."""
-    log_loss: Array
-    """(D,), nats."""
-    precision: Array
-    """(D, K), TP / (TP + FP)"""
-    recall: Array
-    """(D, K), sensitivity: TP / (TP + FN)"""
-    specificity: Array
-    """(D, K), TN / (TN + FP)"""
-    f1: Array
-    """(D, K), 2 TP / (2 TP + FP + FN)"""
-    auroc: Array
-    """(D, K), the chance that an image of the class scores above one of another; ties count half."""
-    average_precision: Array
-    """(D, K), the mean precision over the recall steps, not interpolated."""
-
-
-OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "log_loss")
-PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "average_precision")
+CALIBRATION_BINS = 15
+"""Of equal width over 0..1, as in Guo et al. 2017, section 2. A probability on an edge falls into the lower bin."""
 
 
 class MetricComputer:
@@ -50,12 +51,14 @@ class MetricComputer:
     def __init__(self, targets: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], probs: npt.NDArray[np.floating], losses: Array) -> None:
         """(N,), (N,), (N, K) and (N,)."""
         self.classes = probs.shape[1]
-        self.losses = losses
+        self._losses = np.stack([losses, ((probs - np.eye(self.classes)[targets]) ** 2).sum(axis=1)])
         # One column a cell of the confusion matrix would be N x K^2: summing by sorted runs needs no such table.
         cell = targets * self.classes + predicted
         self._by_cell = np.argsort(cell, kind="stable")
         self._cells, self._cell_starts = np.unique(cell[self._by_cell], return_index=True)
         self._rankings = [_Ranking(probs[:, k], targets == k) for k in range(self.classes)]
+        self._class_calibration = [_Calibration(probs[:, k], targets == k) for k in range(self.classes)]
+        self._calibration = _Calibration(probs[np.arange(len(targets)), predicted], predicted == targets)
         self._present = np.isin(np.arange(self.classes), targets)
 
     def confusion(self, weights: Array) -> Array:
@@ -64,29 +67,63 @@ class MetricComputer:
         cells[self._cells] = np.add.reduceat(weights[self._by_cell], self._cell_starts, axis=0)
         return cells.T.reshape(-1, self.classes, self.classes)
 
-    def __call__(self, weights: Array) -> Metrics:
-        """``weights`` (N, D) of images; a column is one weighting."""
+    def __call__(self, weights: Array) -> dict[str, Array]:
+        """``weights`` (N, D) of images; a column is one weighting. {figure: (D,) of all, (D, K) of the classes}."""
         confusion = self.confusion(weights)
         total = confusion.sum(axis=(1, 2))
+        actual = confusion.sum(axis=2)
+        per_class = self._of_classes(confusion, weights)
+        log_loss, brier = (_ratio(losses @ weights, total) for losses in self._losses)
+        overall = {
+            "accuracy": _ratio(np.einsum("dkk->d", confusion), total),
+            "balanced_accuracy": per_class["recall"][:, self._present].mean(axis=1),
+            **_agreement(confusion),
+            "log_loss": log_loss,
+            "brier": brier,
+            "ece": self._calibration(weights),
+        }
+        # Over the classes that the targets hold: where a resample lost one of them, the mean is undefined (NaN), not another mean.
+        shares = _ratio(actual, total[:, None])[:, self._present]
+        for name in AVERAGED:
+            values = per_class[name][:, self._present]
+            overall |= {f"macro_{name}": values.mean(axis=1), f"weighted_{name}": (values * shares).sum(axis=1)}
+        return overall | per_class
+
+    def _of_classes(self, confusion: Array, weights: Array) -> dict[str, Array]:
+        total = confusion.sum(axis=(1, 2))[:, None]
         hits = np.diagonal(confusion, axis1=1, axis2=2)
         actual, called = confusion.sum(axis=2), confusion.sum(axis=1)
-        others = total[:, None] - actual
-        recall = _ratio(hits, actual)
+        passed = total - actual - called + hits  # true negatives
         ranked = [ranking(weights) for ranking in self._rankings]
-        auroc = np.stack([area for area, _ in ranked], axis=1)
-        return Metrics(
-            accuracy=_ratio(hits.sum(axis=1), total),
-            # Over the classes that the targets hold: where a resample lost one of them, the mean is undefined (NaN), not another mean.
-            balanced_accuracy=recall[:, self._present].mean(axis=1),
-            macro_auroc=auroc[:, self._present].mean(axis=1),
-            log_loss=_ratio(self.losses @ weights, total),
-            precision=_ratio(hits, called),
-            recall=recall,
-            specificity=_ratio(others - (called - hits), others),
-            f1=_ratio(2 * hits, actual + called),
-            auroc=auroc,
-            average_precision=np.stack([precision for _, precision in ranked], axis=1),
-        )
+        return {
+            "recall": _ratio(hits, actual),
+            "specificity": _ratio(passed, total - actual),
+            "precision": _ratio(hits, called),
+            "npv": _ratio(passed, total - called),
+            "f1": _ratio(2 * hits, actual + called),
+            "auroc": np.stack([area for area, _ in ranked], axis=1),
+            "average_precision": np.stack([precision for _, precision in ranked], axis=1),
+            "class_ece": np.stack([calibration(weights) for calibration in self._class_calibration], axis=1),
+        }
+
+
+def calibration_bins(probs: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The bin of each probability, 0 .. CALIBRATION_BINS - 1."""
+    return np.clip(np.ceil(np.asarray(probs, np.float64) * CALIBRATION_BINS - 1e-9) - 1, 0, CALIBRATION_BINS - 1).astype(np.int64)
+
+
+class _Calibration:
+    """Expected calibration error: the mean distance, weighted by images, between a bin's mean probability and its share of right answers."""
+
+    def __init__(self, probs: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]) -> None:
+        bins = calibration_bins(probs)
+        self._order = np.argsort(bins, kind="stable")
+        self._starts = np.unique(bins[self._order], return_index=True)[1]
+        self._gaps = (probs.astype(np.float64) - right)[self._order, None]
+
+    def __call__(self, weights: Array) -> Array:
+        gaps = np.add.reduceat(self._gaps * weights[self._order], self._starts, axis=0)
+        return _ratio(np.abs(gaps).sum(axis=0), weights.sum(axis=0))
 
 
 class _Ranking:
@@ -122,6 +159,17 @@ class _Ranking:
 
     def _sum_groups(self, values: Array) -> Array:
         return values if len(self._starts) == len(values) else np.add.reduceat(values, self._starts, axis=0)
+
+
+def _agreement(confusion: Array) -> dict[str, Array]:
+    """Cohen's kappa and Matthews' correlation, (D,) each, from (D, K, K). Undefined where one class is all there is."""
+    total = confusion.sum(axis=(1, 2))
+    hits = np.einsum("dkk->d", confusion)
+    actual, called = confusion.sum(axis=2), confusion.sum(axis=1)
+    by_chance = (actual * called).sum(axis=1)
+    kappa = _ratio(hits * total - by_chance, total**2 - by_chance)
+    spread = (total**2 - (actual**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1))
+    return {"kappa": kappa, "mcc": _ratio(hits * total - by_chance, np.sqrt(spread))}
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..pages.page import NONE, SPACE, decimal, environment, percent
-from .scores import Estimate
+from .estimates import Estimate
+from .metrics import KINDS
 
 
 def render(template: str, **context: Any) -> str:
@@ -14,7 +15,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def figure(estimate: Estimate, name: str = "") -> str:
-    """The value in the unit of its kind: areas and losses as decimals, shares in percent."""
+    """The value in the unit of its kind: shares and errors in percent, the rest as decimals."""
     return decimal(estimate.value) if _is_decimal(name) else percent(estimate.value)
 
 
@@ -28,4 +29,4 @@ def interval(estimate: Estimate, name: str = "") -> str:
 
 
 def _is_decimal(name: str) -> bool:
-    return name in ("auroc", "macro_auroc", "average_precision", "log_loss")
+    return KINDS.get(name, "share") not in ("share", "error")

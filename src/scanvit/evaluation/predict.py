@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import ImageError
-from .predictions import infer, softmax
+from .inference import infer
+from .predictions import outlier_scores, softmax
 
 if TYPE_CHECKING:
     from ..core.contract import PixelContract
+    from ..model.checkpoint import Classifier
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +27,20 @@ _MOST_BYTES = 512 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class FilePrediction:
-    """Either ``probabilities`` ({class: 0..1}) or ``error``."""
+    """Either ``probabilities`` ({class: 0..1}, calibrated) or ``error``."""
 
     image: str
     probabilities: dict[str, float] | None = None
+    outlier_score: float | None = None
+    """Above 1, the image is unlike all that the network knows. None where the checkpoint cannot tell."""
     error: ImageError | None = None
 
     def to_dict(self) -> dict[str, Any]:
         if self.probabilities is None:
             return {"image": self.image, "error": str(self.error)}
         prediction = max(self.probabilities, key=self.probabilities.__getitem__)
-        return {"image": self.image, "prediction": prediction, "probability": self.probabilities[prediction], "probabilities": self.probabilities}
+        found = {"image": self.image, "prediction": prediction, "probability": self.probabilities[prediction], "probabilities": self.probabilities}
+        return found if self.outlier_score is None else found | {"outlier_score": self.outlier_score, "outlier": self.outlier_score > 1}
 
 
 def predict_files(run_or_file: Path | str, paths: Sequence[Path | str]) -> Iterator[FilePrediction]:
@@ -50,14 +55,23 @@ def predict_files(run_or_file: Path | str, paths: Sequence[Path | str]) -> Itera
     images = ((name, image) for path in paths for name, image in _decode(path, model.contract))
     while batch := list(islice(images, _AT_ONCE)):
         pixels = [image for _, image in batch if not isinstance(image, ImageError)]
-        probs = iter(softmax(infer(model, np.stack(pixels)))) if pixels else iter(())
+        results = _judge(model, pixels) if pixels else iter(())
         for name, image in batch:
             if isinstance(image, ImageError):
                 log.debug("%r: %s", name, image)
                 yield FilePrediction(image=name, error=image)
             else:
-                shares = (round(float(p), 6) for p in next(probs))
-                yield FilePrediction(image=name, probabilities=dict(zip(model.class_names, shares, strict=True)))
+                probs, score = next(results)
+                shares = (round(float(p), 6) for p in probs)
+                yield FilePrediction(image=name, probabilities=dict(zip(model.class_names, shares, strict=True)), outlier_score=score)
+
+
+def _judge(model: Classifier, pixels: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Of each image its probabilities, (K,), and its outlier score."""
+    logits, features = infer(model, np.stack(pixels))
+    scores = outlier_scores(model, features)
+    for i, probs in enumerate(softmax(logits, model.temperature)):
+        yield probs, None if scores is None else round(float(scores[i]), 4)
 
 
 def _decode(path: Path | str, contract: PixelContract) -> list[tuple[str, np.ndarray | ImageError]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,14 @@ import numpy.typing as npt
 
 from ..core.errors import CheckpointError, DataError, RunError
 from ..storage.atomic import atomic_file
+from .inference import Progress, infer
+from .outliers import OutlierDetector
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
 _METADATA_KEY = b"scanvit"
-# Pixels in a batch, whatever the image size: at the reference's stem width of 64, one activation is 67 MB or 1 GB.
-_BATCH_PX = {"cpu": 2**18, "cuda": 2**22}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,10 +34,14 @@ class Predictions:
     targets: npt.NDArray[np.int64]
     """(N,)"""
     logits: npt.NDArray[np.float32]
-    """(N, K)"""
+    """(N, K), as the network gives them."""
     class_names: list[str]
     fingerprint: str
     """Of the pack."""
+    outlier_scores: npt.NDArray[np.float64] | None = None
+    """(N,), above 1 is an outlier (``outliers``); None where the checkpoint cannot tell."""
+    temperature: float = 1.0
+    """What logits are divided by before they become probabilities."""
     checkpoint: dict[str, Any] = field(default_factory=dict)
     """The checkpoint's metrics: epoch, step, val_loss, val_accuracy."""
 
@@ -49,8 +50,8 @@ class Predictions:
 
     @cached_property
     def probs(self) -> npt.NDArray[np.float32]:
-        """(N, K), rows sum to 1."""
-        return softmax(self.logits)
+        """(N, K), calibrated; rows sum to 1."""
+        return softmax(self.logits, self.temperature)
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -60,9 +61,21 @@ class Predictions:
     @cached_property
     def losses(self) -> npt.NDArray[np.float64]:
         """(N,), the negative log-likelihood of each target in nats, from the logits: no clipping of probabilities."""
-        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
+        shifted = (self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)) / self.temperature
         losses: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(self)), self.targets]
         return losses
+
+    def take(self, rows: Sequence[int]) -> Predictions:
+        """The given rows, in that order."""
+        return replace(
+            self,
+            image_ids=[self.image_ids[row] for row in rows],
+            patient_ids=[self.patient_ids[row] for row in rows],
+            sources=[self.sources[row] for row in rows],
+            targets=self.targets[rows],
+            logits=np.ascontiguousarray(self.logits[rows]),
+            outlier_scores=None if self.outlier_scores is None else self.outlier_scores[rows],
+        )
 
     def save(self, path: Path) -> None:
         import pyarrow as pa
@@ -72,7 +85,10 @@ class Predictions:
         columns |= {"target": self.targets.astype(np.int32), "prediction": self.predicted.astype(np.int32)}
         columns |= {f"prob_{k}": self.probs[:, k] for k in range(len(self.class_names))}
         columns |= {f"logit_{k}": self.logits[:, k] for k in range(len(self.class_names))}
-        about = {"format": 1, "class_names": self.class_names, "fingerprint": self.fingerprint, "checkpoint": self.checkpoint}
+        if self.outlier_scores is not None:
+            columns["outlier_score"] = self.outlier_scores.astype(np.float32)
+        about = {"format": 1, "class_names": self.class_names, "fingerprint": self.fingerprint}
+        about |= {"temperature": self.temperature, "checkpoint": self.checkpoint}
         table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
         with atomic_file(path) as file:
             pq.write_table(table, file)
@@ -95,21 +111,23 @@ class Predictions:
                 logits=np.stack([table[f"logit_{k}"].to_numpy() for k in range(len(names))], axis=1),
                 class_names=names,
                 fingerprint=about["fingerprint"],
+                outlier_scores=table["outlier_score"].to_numpy().astype(np.float64) if "outlier_score" in table.column_names else None,
+                temperature=about.get("temperature", 1.0),
                 checkpoint=about["checkpoint"],
             )
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
             raise RunError(f"{path} is no table of predictions: {error!r}.", hint="Write it again with `scanvit evaluate RUN`.") from error
 
 
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> npt.NDArray[np.float32]:
     """(N, K) logits to probabilities, computed in float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    powers = np.exp((logits.astype(np.float64) - logits.max(axis=1, keepdims=True)) / temperature)
     probs: npt.NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return probs
 
 
-def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progress | None = None) -> Predictions:
-    """Every image of the split once, in the pack's order: nothing is padded, dropped or repeated.
+def predict_split(model: Classifier, pack: Pack, split: str, *, processes: int = 1, progress: Progress | None = None) -> Predictions:
+    """Every image of the split once, in the pack's order, whatever the number of processes: nothing is padded, dropped or repeated.
 
     Raises DataError for an empty split, CheckpointError where the network gives no numbers.
     """
@@ -117,7 +135,7 @@ def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progre
     if not len(targets):
         filled = [name for name in ("train", "val", "test", "final_eval") if len(pack.targets(name))]
         raise DataError(f"The split {split!r} of the pack has no images.", hint=f"Choose another with --split: {', '.join(filled) or 'all are empty'}.")
-    logits = infer(model, pack.images(split), progress=progress)
+    logits, features = infer(model, pack.images(split), processes=processes, progress=progress)
     if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
         raise CheckpointError(
             f"The network gives no finite numbers for {broken:,} of {len(logits):,} images.",
@@ -132,22 +150,13 @@ def predict_split(model: Classifier, pack: Pack, split: str, *, progress: Progre
         logits=logits,
         class_names=list(model.class_names),
         fingerprint=pack.fingerprint,
+        outlier_scores=outlier_scores(model, features),
+        temperature=model.temperature,
         checkpoint=dict(model.metrics),
     )
 
 
-def infer(model: Classifier, images: npt.NDArray[np.uint8], *, progress: Progress | None = None) -> npt.NDArray[np.float32]:
-    """(N, C, H, W) uint8 pixels to (N, K) float32 logits, in large batches on the GPU where there is one."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
-    batch_size = max(1, _BATCH_PX[device] // (images.shape[2] * images.shape[3]))
-    batches = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
-            batches.append(model.logits(pixels).float().cpu().numpy())
-            if progress:
-                progress(min(start + batch_size, len(images)), len(images))
-    return np.concatenate(batches) if batches else np.empty((0, len(model.class_names)), dtype=np.float32)
+def outlier_scores(model: Classifier, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+    """(N, D) -> (N,); None where the checkpoint holds no detector."""
+    detector = model.calibration.get("outliers")
+    return OutlierDetector.from_dict(detector).score(features) if detector else None

@@ -13,9 +13,10 @@ import numpy as np
 from ..core.events import metric_history
 from ..core.loading import experiment_from_dict, experiment_to_dict, flatten
 from ..pages import figures
+from .estimates import Estimate
 from .metrics import PER_CLASS
 from .page import render
-from .scores import Estimate, Scores
+from .scores import Scores
 
 if TYPE_CHECKING:
     from ..data.pack import Pack

@@ -22,9 +22,9 @@ from ..core.errors import CheckpointError, ConfigError, RunMissingError
 from ..core.loading import experiment_to_dict
 from ..storage.atomic import atomic_file
 from .original import Network, from_original, is_original
+from .registered import FILE_NAME, downloaded, is_address
 from .vit import VisionTransformer
 
-FILE_NAME = "checkpoint.pth"
 FORMAT = 1
 
 _FIELDS: dict[str, type] = {
@@ -60,15 +60,26 @@ class Classifier(nn.Module):
         """The gates of the pack's audit that did not pass."""
         self.metrics: dict[str, Any] = record["metrics"]
         """epoch, step, val_loss, val_accuracy of these weights."""
+        self.calibration: dict[str, Any] = record.get("calibration", {})
+        """What was fitted on val for the use of these weights (``evaluation.calibrate``); empty where nothing was."""
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), float -> logits (B, K)."""
         return self.network(images)
 
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities."""
+        return float(self.calibration.get("temperature", 1.0))
+
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W), uint8 in 0..255 -> logits (B, K)."""
         return self(self.contract.normalize(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W), uint8 in 0..255 -> what the head reads, (B, D)."""
+        return self.network.features(self.contract.normalize(pixels))
 
 
 def save_checkpoint(
@@ -102,14 +113,27 @@ def save_checkpoint(
         torch.save(record, file)
 
 
+def set_calibration(path: Path, calibration: dict[str, Any]) -> None:
+    """Put what ``evaluation.calibrate`` found into a checkpoint.pth, in place of what was there."""
+    _check_plain(calibration, "calibration")
+    content = _read(path) | {"calibration": calibration}
+    with atomic_file(path) as file:
+        torch.save(content, file)
+
+
 def load_model(run_or_file: Path | str, *, class_names: Sequence[str] | None = None, contract: PixelContract | None = None) -> Classifier:
     """A Classifier in eval mode, on the CPU, from a run folder, a checkpoint.pth, or weights of the original project.
+
+    An address of MLflow works too: ``models:/NAME@ALIAS`` of a registered model, ``runs:/ID`` of a tracked run.
 
     The original's files know neither classes nor pixels: give ``class_names`` and ``contract``, else they are ``class-0``, ``class-1``, ...
     and the default contract at the network's size. A checkpoint.pth carries both, and refuses others.
 
     Raises RunMissingError for a folder without a checkpoint, CheckpointError for a file that cannot be used.
     """
+    if is_address(str(run_or_file)):
+        with downloaded(str(run_or_file)) as fetched:
+            return load_model(fetched, class_names=class_names, contract=contract)
     path = _find(Path(run_or_file))
     content = _read(path)
     try:
@@ -194,6 +218,8 @@ def _from_checkpoint(content: dict[str, Any], *, class_names: Sequence[str] | No
         raise ConfigError(f"The checkpoint's classes are {own_names}, not {list(class_names)}.", hint="Leave class_names out.")
     if contract is not None and contract != own_contract:
         raise ConfigError(f"The checkpoint's pixels are {own_contract}, not {contract}.", hint="Leave the contract out.")
+    if not isinstance(content.get("calibration", {}), dict):
+        raise CheckpointError("The checkpoint's 'calibration' is no dict.", hint=_FETCH_AGAIN)
     network = Network(content["state_dict"], config, len(own_names), own_contract.image_size_px, own_contract.channels)
     return Classifier(_build(network), class_names=own_names, contract=own_contract, record=content)
 

@@ -37,10 +37,26 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self._project(attention(*self._heads(tokens)))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """How much each token looks at each other, (B, h, N, N), rows sum to 1: for looking at, since it costs N^2 of memory."""
+        q, k, _ = self._heads(tokens)
+        return (q @ k.transpose(-2, -1) * self.dim_head**-0.5).softmax(dim=-1)
+
+    def mix(self, weights: Tensor, tokens: Tensor) -> Tensor:
+        """The output for given weights: ``mix(weights(tokens), tokens)`` is ``forward(tokens)`` up to rounding."""
+        return self._project(weights @ self._heads(tokens)[2])
+
+    def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v, each (B, h, N, d)."""
         batch, n_tokens, _ = tokens.shape
-        q, k, v = self.qkv(tokens).view(batch, n_tokens, 3, self.heads, self.dim_head).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
-        mixed = attention(q, k, v).transpose(1, 2).reshape(batch, n_tokens, self.heads * self.dim_head)
-        return self.dropout(self.proj(mixed))
+        q, k, v = self.qkv(tokens).view(batch, n_tokens, 3, self.heads, self.dim_head).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def _project(self, mixed: Tensor) -> Tensor:
+        """(B, h, N, d) -> (B, N, D)."""
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):

@@ -47,7 +47,11 @@ class VisionTransformer(nn.Module):
             raise ConfigError(
                 f"Images of shape {tuple(images.shape)} do not fit.", hint=f"The network takes images of (channels, height, width) = {self.image_shape}."
             )
-        return self.head(self.norm(self.pool(self.blocks(self.embed(images)))))
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads: (B, C, H, W) -> (B, D)."""
+        return self.norm(self.pool(self.blocks(self.embed(images))))
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1 + N, D): the [CLS] token, then the patch tokens row by row, with their position embeddings."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .atomic import storage_errors
@@ -28,32 +28,38 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def s3_filesystem(credentials: Credentials, *, limits: Limits | None = None, allow_bucket_creation: bool = False) -> Any:
+    """pyarrow's view of the store that the credentials are for. It can be sent to other processes, with the credentials inside."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    limits = limits or Limits()
+    settings = credentials.settings
+    url = urlsplit(settings.get("endpoint", ""))
+    return S3FileSystem(
+        access_key=settings["access_key_id"],
+        secret_key=settings["secret_access_key"],
+        session_token=settings.get("session_token"),
+        region=settings["region"],
+        scheme=url.scheme or "https",
+        endpoint_override=url.netloc + url.path.rstrip("/") or None,
+        connect_timeout=limits.connect_s,
+        request_timeout=limits.idle_s,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=limits.tries),
+        tls_ca_file_path=credentials.ca_file,
+        allow_delayed_open=True,
+        allow_bucket_creation=allow_bucket_creation,
+    )
+
+
 class PyarrowS3:
     """One S3 remote through pyarrow; the Store of remote.py."""
 
     def __init__(self, remote: Remote, credentials: Credentials, *, limits: Limits | None = None) -> None:
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
         self.remote = remote
         self.credentials = credentials
         self._stopped = threading.Event()
-        limits = limits or Limits()
-        settings = credentials.settings
-        url = urlsplit(settings.get("endpoint", ""))
-        self._files = S3FileSystem(
-            access_key=settings["access_key_id"],
-            secret_key=settings["secret_access_key"],
-            session_token=settings.get("session_token"),
-            region=settings["region"],
-            scheme=url.scheme or "https",
-            endpoint_override=url.netloc + url.path.rstrip("/") or None,
-            connect_timeout=limits.connect_s,
-            request_timeout=limits.idle_s,
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=limits.tries),
-            tls_ca_file_path=credentials.ca_file,
-            allow_delayed_open=True,  # what is under 5 MB goes up in one piece, so that its ETag is an MD5
-            allow_bucket_creation=True,
-        )
+        # What is under 5 MB goes up in one piece, so that its ETag is an MD5.
+        self._files = s3_filesystem(credentials, limits=limits, allow_bucket_creation=True)
 
     def listing(self, *, checksums: bool) -> Listing:
         from pyarrow.fs import FileSelector, FileType

@@ -23,16 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's way to disk. Saving over a checkpoint keeps the old one as ``previous.ckpt`` beside it."""
+    """Lightning's way to disk: whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises NoSpaceError or StorageError; the checkpoint that was there stays."""
-        path = Path(path)
         buffer = io.BytesIO()  # first to memory: torch hides the reason when a file refuses to be written
         torch.save(checkpoint, buffer)
-        if path.exists():
-            replace_by_link(path, path.with_name("previous.ckpt"))
-        write_bytes(path, buffer.getbuffer())
+        write_bytes(Path(path), buffer.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Raises CheckpointError for a damaged file. Never runs code from the file, whatever ``weights_only`` says."""
@@ -41,6 +38,12 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def keep_previous(folder: Path) -> None:
+    """Before a new ``last.ckpt``: the one that is there becomes ``previous.ckpt`` as well."""
+    if (folder / "last.ckpt").exists():
+        replace_by_link(folder / "last.ckpt", folder / "previous.ckpt")
 
 
 def replace_by_link(source: Path, target: Path) -> None:

@@ -3,100 +3,96 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ..core.config import Experiment
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
-from ..core.loading import experiment_to_dict
-from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info
+from ..core.runtime import World, available_devices, derive_seed, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
-from ..storage.atomic import write_json, write_text
+from ..evaluation.calibrate import calibrate_checkpoint
 from .checkpoints import AtomicCheckpointIO, newest_intact
+from .description import open_events
+from .host import Host
 from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
+from .result import FitResult
+from .shipper import FINAL_FILES
 from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
+from .world import batch_norm_sync, ddp_options
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    run_dir: Path
-    best_epoch: int
-    best_val_loss: float
-    tracking_uri: str | None
-    """None where the run is not tracked."""
-    tracked: bool
-    """Whether everything reached the tracking server; if not, ``scanvit track sync`` sends the rest."""
-
-
-def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False) -> FitResult:
+def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False, host: Host | None = None) -> FitResult:
     """Train until the experiment's end, from the run's newest intact checkpoint if it has one.
 
     ``experiment`` must be bound to the pack (``run_folder.bind``) and ``run_dir`` opened (``run_folder.open_run``). Every process of a run
     calls this; rank, local rank and world size come from the launcher's environment. On the same machine type and number of
-    processes the final weights do not depend on how often the run was interrupted.
+    processes the final weights do not depend on how often the run was interrupted. Gone on with in another number of processes, the
+    run still sees each image once an epoch, but its batches, and with them its weights, are others. A ``host`` that has started the
+    processes itself says how they are tied together and hears of every checkpoint.
 
     Raises EmptyClassError for a pack that cannot be trained on, PreemptedError after SIGTERM, NoSpaceError where a checkpoint cannot be
     written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
-    _set_threads(experiment)
+    _set_threads(experiment, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
     if experiment.trainer.compile:
         module.network.compile()
     checkpoint = newest_intact(run_dir / "checkpoints")
-    events = _open_events(experiment, run_dir, checkpoint) if world.rank == 0 else None
-    recorder = RunRecorder(run_dir, events=events, progress=Progress(show=show_progress and world.rank == 0), audit=pack.findings())
+    events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
+    progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
+    recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
     with _quiet_lightning():
-        trainer = _build_trainer(experiment, recorder, run_dir)
-    with _observed(experiment, run_dir, events, trainer) as shipping, _quiet_lightning():
+        trainer = _build_trainer(experiment, recorder, run_dir, host)
+    ships = experiment.tracking.mlflow and (host is None or host.ships)
+    with recorder.listening(), _observed(experiment, run_dir, events, trainer, ships=ships) as shipping, _quiet_lightning():
         try:
-            trainer.fit(module, datamodule=_PackData(experiment, pack), ckpt_path=checkpoint)
+            trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
         except BaseException as error:
-            if events:
-                events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
+            _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # Lightning ends the program with exit code 1
             raise
         if events:
-            for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
-                events.write("artifact", path=path)
-            events.write("end", step=trainer.global_step, status="finished")
+            calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
+        _write_end(events, trainer, status="finished")
     shipper = shipping.shipper() if shipping else None
     return FitResult(
         run_dir=run_dir,
         best_epoch=recorder.best_epoch,
         best_val_loss=recorder.best_val_loss,
         tracking_uri=shipper.uri if shipper else None,
-        tracked=shipper is None or shipper.behind == 0,
+        tracked=shipper is None or shipper.complete,
     )
 
 
 class _PackData(L.LightningDataModule):
     """The pack as Lightning's data: the shares of this rank, on this rank's device."""
 
-    def __init__(self, experiment: Experiment, pack: Pack) -> None:
+    def __init__(self, experiment: Experiment, pack: Pack, module: ClassificationModule) -> None:
         super().__init__()
-        self.experiment, self.pack = experiment, pack
+        self.experiment, self.pack, self.module = experiment, pack, module
 
     def train_dataloader(self) -> TrainLoader:
         trainer = self._trainer()
         return TrainLoader(
             *self._tensors("train"),
-            optimizer_steps=lambda: trainer.global_step,
+            position=lambda: self.module.position,
             seed=self.experiment.seed,
             per_device_batch_size=self.experiment.trainer.per_device_batch_size,
             rank=trainer.global_rank,
@@ -127,31 +123,38 @@ def _train_counts(pack: Pack) -> torch.Tensor:
     return counts
 
 
-def _set_threads(experiment: Experiment) -> None:
-    threads, processes = experiment.trainer.threads, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes) if threads == "auto" else threads)
+def _set_threads(experiment: Experiment, host: Host | None) -> None:
+    threads = experiment.trainer.threads
+    shared = host.threads if host else max(1, usable_cores() // World.from_environment().local_world_size)
+    torch.set_num_threads(shared if threads == "auto" else threads)
 
 
-def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path) -> L.Trainer:
-    settings = experiment.trainer
+def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path, host: Host | None) -> L.Trainer:
+    settings, world = experiment.trainer, World.from_environment()
     accelerator, found = available_devices(settings.accelerator)
-    devices = found if settings.devices == "auto" else settings.devices
     precision: Any = settings.precision
     if precision == "auto":
         precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
     strategy: Strategy | str = "auto"
-    if devices * settings.num_nodes > 1:
-        strategy = DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", gradient_as_bucket_view=True)
-    return L.Trainer(
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if host:
+        strategy = host.strategy
+        plugins += host.plugins
+    elif world.world_size > 1:
+        strategy = DDPStrategy(**ddp_options(settings, accelerator))
+        plugins.append(TorchElasticEnvironment())  # the environment variables of torchrun, which our own launcher sets as well
+    if settings.sync_batchnorm:
+        plugins.append(batch_norm_sync(accelerator))
+    trainer = L.Trainer(
         accelerator=accelerator,
-        devices=devices,
-        num_nodes=settings.num_nodes,
+        devices=found if host else world.local_world_size,
+        num_nodes=1 if host else world.num_nodes,
         strategy=strategy,
         precision=precision,
         max_epochs=settings.max_epochs,
         gradient_clip_val=settings.gradient_clip_norm or None,
         callbacks=[recorder],
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         default_root_dir=run_dir,
         logger=False,
         num_sanity_val_steps=0,
@@ -160,35 +163,32 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path)
         enable_model_summary=False,
         benchmark=accelerator == "gpu",
     )
+    _quiet_signals(trainer)
+    return host.prepare(trainer) if host else trainer
 
 
-def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:
-    """Write what describes the run beside it, and the event that opens or reopens it."""
-    events = EventLog(run_dir)
-    if checkpoint is not None:
-        events.write("resume", checkpoint=checkpoint.name)
-        return events
-    environment = describe_environment()
-    write_json(run_dir / "environment.json", environment)
-    write_text(run_dir / "gpu-info.txt", gpu_info())
-    events.write("start", experiment=experiment_to_dict(experiment), fingerprint=experiment.data.fingerprint, world_size=World.from_environment().world_size)
-    tags: dict[str, Any] = {"scanvit.fingerprint": experiment.data.fingerprint or "", "scanvit.experiment": experiment.name}
-    if environment["git_commit"]:
-        tags["mlflow.source.git.commit"] = environment["git_commit"]
-    events.write("tags", **tags)
-    for path in ("experiment.yaml", "environment.json", "gpu-info.txt"):
-        events.write("artifact", path=path)
-    return events
+def _quiet_signals(trainer: L.Trainer) -> None:
+    """Lightning answers SIGTERM by a broadcast from inside the signal handler, which can deadlock several processes, and by another one, with
+    a wait for the GPU, in every step. The recorder's own answer takes the place of both."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def _write_end(events: EventLog | None, trainer: L.Trainer, **values: Any) -> None:
+    if events:
+        for path in FINAL_FILES:
+            events.write("artifact", step=trainer.global_step, path=path)
+        events.write("end", step=trainer.global_step, **values)
 
 
 @contextmanager
-def _observed(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer) -> Iterator[ShippingProcess | None]:
+def _observed(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer, *, ships: bool) -> Iterator[ShippingProcess | None]:
     """System metrics and tracking beside the training, on rank zero. Leaving waits for the tracking server for a bounded time."""
     if events is None:
         yield None
         return
     sampler = SystemSampler(events, every_s=experiment.tracking.system_metrics_every_s, position=lambda: (trainer.current_epoch, trainer.global_step))
-    shipping = ShippingProcess(run_dir, experiment.tracking) if experiment.tracking.mlflow else None
+    shipping = ShippingProcess(run_dir, experiment.tracking) if ships else None
     sampler.start()
     if shipping:
         shipping.start()

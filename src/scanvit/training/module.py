@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -17,9 +18,10 @@ from ..core.config import Experiment
 from ..core.contract import PixelContract
 from ..core.runtime import derive_seed
 from ..data.augment import augment, mix
-from ..data.loader import Batch, steps_per_epoch
+from ..data.loader import Batch, Position, steps_per_epoch
 from ..model.vit import VisionTransformer
-from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, update_average
+from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
+from .world import broadcast_buffers
 
 
 class ClassificationModule(L.LightningModule):
@@ -41,6 +43,8 @@ class ClassificationModule(L.LightningModule):
         self.train_sums = torch.zeros(3, dtype=torch.float64)
         self.val_loss = MeanMetric()
         self.val_confusion = MulticlassConfusionMatrix(len(class_names))
+        self.start = Position()
+        """Where the processes of this world took the training up."""
         self.epoch_metrics: dict[str, float] = {}
         """Of the last finished epoch, the same on all ranks; see docs/architecture.md for the names."""
 
@@ -53,6 +57,22 @@ class ClassificationModule(L.LightningModule):
     def steps_per_epoch(self) -> int:
         batch_size = self.experiment.trainer.per_device_batch_size
         return steps_per_epoch(self.train_images, per_device_batch_size=batch_size, world_size=self.trainer.world_size)
+
+    @property
+    def position(self) -> Position:
+        return self.position_at(self.global_step)
+
+    def position_at(self, step: int) -> Position:
+        """Where training stands after ``step`` optimizer steps: this world's, on top of those before ``start``."""
+        return self.start.at(step, **self._share)
+
+    def schedule_step(self, step: int) -> int:
+        """``step`` in steps of this world: what the learning rate follows, so that a world that changes keeps to the epochs."""
+        return self.position_at(step).as_steps(**self._share)
+
+    @property
+    def _share(self) -> dict[str, int]:
+        return {"n": self.train_images, "global_batch_size": self.experiment.trainer.per_device_batch_size * self.trainer.world_size}
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float (B, C, H, W) -> logits (B, K)."""
@@ -96,9 +116,11 @@ class ClassificationModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = build_optimizer(self.network, self.experiment.optimizer)
+        # The scale is no part of the optimizer's state: a world of another size goes on with its own.
+        scale = lr_scale(self.experiment.optimizer, global_batch_size=self._share["global_batch_size"])
         steps, epochs = self.steps_per_epoch, self.experiment.trainer.max_epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, self.experiment.schedule, steps_per_epoch=steps, max_epochs=epochs)
+            optimizer, lambda step: scale * lr_factor(self.schedule_step(step), self.experiment.schedule, steps_per_epoch=steps, max_epochs=epochs)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -114,12 +136,29 @@ class ClassificationModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._reduced_train_sums().tolist()
+        checkpoint["position"] = asdict(self.position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "position" in checkpoint:  # a checkpoint from before 0.2 goes on in a world of the same size only
+            self.start = Position(**checkpoint["position"])
+            self._count_batches_anew(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"])
         sums = torch.tensor(checkpoint["train_sums"], dtype=torch.float64)
         self.train_sums = (sums if self.global_rank == 0 else torch.zeros_like(sums)).to(self.device)
 
+    def _count_batches_anew(self, batches: dict[str, int]) -> None:
+        """Lightning counts an unfinished epoch in batches made; a world of another size makes others of the images that are left."""
+        made = self.steps_per_epoch - -(-(self.train_images - self.start.images) // self._share["global_batch_size"])
+        if self.start.images and made != batches["processed"]:
+            shift = made - batches["processed"]
+            for stage in batches:
+                batches[stage] += shift
+
     # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        broadcast_buffers(self.network)
+        if self.average is not None:
+            broadcast_buffers(self.average)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         pixels, targets, _ = batch

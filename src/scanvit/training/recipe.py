@@ -26,6 +26,15 @@ def lr_factor(step: int, schedule: ScheduleConfig, *, steps_per_epoch: int, max_
     return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def lr_scale(config: OptimizerConfig, *, global_batch_size: int) -> float:
+    """Factor on ``lr`` for a global batch size; 1 at ``lr_batch_size``.
+
+    linear: Goyal et al. 2017, section 2.1; sqrt: Malladi et al. 2022, the square root scaling rule of Adam.
+    """
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.lr_scaling]
+    return float((global_batch_size / config.lr_batch_size) ** power)
+
+
 def ema_decay(step: int, decay: float) -> float:
     """Decay for the optimizer step counted from 0: short memory at first, so that the random start is soon forgotten."""
     return min(decay, (1 + step) / (10 + step))

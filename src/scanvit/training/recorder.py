@@ -7,6 +7,8 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from ..core.config import TrainerConfig
-from ..core.errors import PreemptedError
+from ..core.errors import PreemptedError, RunError
 from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
 from ..model.checkpoint import save_checkpoint
-from .checkpoints import replace_by_link
+from .checkpoints import keep_previous, replace_by_link
+from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
+from .world import Council
 
 log = logging.getLogger(__name__)
 
@@ -31,35 +35,52 @@ class RunRecorder(Checkpoint):
     Only rank zero writes events and shows progress; saving and stopping are decided by all ranks together.
     """
 
-    def __init__(self, run_dir: Path, *, events: EventLog | None, progress: Progress, audit: list[dict[str, Any]]) -> None:
+    def __init__(self, run_dir: Path, *, events: EventLog | None, progress: Progress, audit: list[dict[str, Any]], host: Host | None = None) -> None:
         """``events`` is None on every rank but zero. ``audit``: the pack's findings, carried into ``checkpoint.pth``."""
         self.run_dir, self.events, self.progress, self.audit = run_dir, events, progress, audit
+        self.host = host
         self.folder = run_dir / "checkpoints"
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
         self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
         self._window_images = self._epoch_images = 0
-        self._train_time_s = 0.0
+        self._train_time_s = self._checkpoint_time_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_val_loss": self.best_val_loss, "best_epoch": self.best_epoch, "train_time_s": self._train_time_s}
+        return {
+            "best_val_loss": self.best_val_loss,
+            "best_epoch": self.best_epoch,
+            "train_time_s": self._train_time_s,
+            "checkpoint_time_s": self._checkpoint_time_s,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_val_loss, self.best_epoch = state_dict["best_val_loss"], state_dict["best_epoch"]
-        self._train_time_s = state_dict["train_time_s"]
+        self._train_time_s, self._checkpoint_time_s = state_dict["train_time_s"], state_dict.get("checkpoint_time_s", 0.0)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.council = Council(timeout_s=self._settings(pl_module).timeout_s)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as a request to write a checkpoint at the next step's end, and stop. Signals come to the main thread alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning's own handler, set just before, can deadlock several processes; this one takes its place for the training.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+        _refuse_unlike_processes(self.council.gather(trainer.global_step))
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
-        steps = _steps_per_epoch(trainer)
-        epoch = trainer.global_step // steps
-        trainer.should_stop = self._patience_is_over(trainer, epoch)  # true where the run was killed just after that decision
-        self.progress.start(steps_per_epoch=steps, max_epochs=int(trainer.max_epochs or 0), step=trainer.global_step)
+        assert isinstance(pl_module, ClassificationModule)
+        trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
+        step = pl_module.schedule_step(trainer.global_step)
+        self.progress.start(steps_per_epoch=pl_module.steps_per_epoch, max_epochs=int(trainer.max_epochs or 0), step=step)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_at = self._window_at = time.monotonic()
@@ -69,35 +90,47 @@ class RunRecorder(Checkpoint):
         images = len(batch[0]) * trainer.world_size
         self._window_images += images
         self._epoch_images += images
-        self.progress.advance(trainer.global_step)
+        assert isinstance(pl_module, ClassificationModule)
+        self.progress.advance(pl_module.schedule_step(trainer.global_step))
         if trainer.global_step % self._settings(pl_module).log_every_n_steps == 0:
             self._record_step(trainer, float(outputs["loss"]))
         if trainer.is_last_batch:
             self._steps_end_at = time.monotonic()
             return  # validation comes next, and the epoch's end saves
         due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self._settings(pl_module).checkpoint_every_s
-        if self._agree(trainer, due or self.terminated):
+        if self.host:
+            due = (due and self.host.has_room(True)) or self._is_requested(self.host)
+        if self.council.any(due or self.terminated):
             self._save(trainer)
+            if self.host:
+                self.host.on_checkpoint(Saved(epoch=pl_module.position.epoch, step=trainer.global_step, metrics=None))
             self._stop_if_terminated(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ClassificationModule)
-        epoch, metrics = trainer.global_step // _steps_per_epoch(trainer), pl_module.epoch_metrics
+        epoch, metrics = pl_module.position.epoch, pl_module.epoch_metrics
         improved = metrics["val_loss"] < self.best_val_loss
         if improved:
             self.best_val_loss, self.best_epoch = metrics["val_loss"], epoch
         elapsed_s = time.monotonic() - self._epoch_at
         self._train_time_s += elapsed_s
-        self._save(trainer)
+        # last.ckpt comes last: killed anywhere before, the run takes the epoch's end again and writes the same once more.
+        improved = improved or not self.council.any(trainer.is_global_zero and (self.folder / "best.ckpt").exists())
+        if improved:
+            with self._counting():
+                trainer.save_checkpoint(self.folder / "best.ckpt")
+                if trainer.is_global_zero:
+                    self._export(pl_module, epoch=epoch, step=trainer.global_step)
         if trainer.is_global_zero:
-            if improved or not (self.folder / "best.ckpt").exists():
-                replace_by_link(self.folder / "last.ckpt", self.folder / "best.ckpt")
-                self._export(pl_module, epoch=epoch, step=trainer.global_step)
             images_per_s = self._epoch_images / max(self._steps_end_at - self._epoch_at, 1e-9)
-            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "images_per_s": images_per_s}
+            metrics = metrics | {"epoch_time_s": elapsed_s, "train_time_s": self._train_time_s, "checkpoint_time_s": self._checkpoint_time_s}
+            metrics["images_per_s"] = images_per_s
             if self.events:
                 self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
             self.progress.epoch(epoch, metrics, best=improved)
+        self._save(trainer, like=self.folder / "best.ckpt" if improved else None)
+        if self.host and self.council.any(trainer.is_global_zero and self.host.has_room(False)):
+            self.host.on_checkpoint(Saved(epoch=epoch, step=trainer.global_step, metrics=metrics))
         self._stop_if_terminated(trainer)
         trainer.should_stop = trainer.should_stop or self._patience_is_over(trainer, epoch)
 
@@ -118,14 +151,29 @@ class RunRecorder(Checkpoint):
         self._window_at, self._window_images = now, 0
         self.progress.rate(images_per_s, loss)
         if self.events:
-            epoch = (trainer.global_step - 1) // _steps_per_epoch(trainer)
+            assert isinstance(trainer.lightning_module, ClassificationModule)
+            epoch = trainer.lightning_module.position_at(trainer.global_step - 1).epoch
             values = {"train_loss_step": loss, "lr": _lr(trainer)}
             self.events.metrics(values, epoch=epoch, step=trainer.global_step)
 
-    def _save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+    def _save(self, trainer: L.Trainer, *, like: Path | None = None) -> None:
+        """Write last.ckpt, and keep the one before. ``like``: a checkpoint of this very moment, to take over."""
+        with self._counting():
+            if trainer.is_global_zero:
+                keep_previous(self.folder)
+            if like is None:
+                trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+            elif trainer.is_global_zero:
+                replace_by_link(like, self.folder / "last.ckpt")
         self._saved_at = self._window_at = time.monotonic()
         self._window_images = 0
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Time that training waits for a checkpoint."""
+        start = time.monotonic()
+        yield
+        self._checkpoint_time_s += time.monotonic() - start
 
     def _export(self, module: ClassificationModule, *, epoch: int, step: int) -> None:
         """Write ``checkpoint.pth``: the weights for use, with all that is needed to use them rightly."""
@@ -148,22 +196,25 @@ class RunRecorder(Checkpoint):
     def _on_sigterm(self, signum: int, frame: Any) -> None:
         self.terminated = True  # acted on at the next step's end, when no rank is inside a collective
 
-    @staticmethod
-    def _agree(trainer: L.Trainer, flag: bool) -> bool:
-        """Whether any rank says so; every rank gets the same answer."""
-        return flag if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(flag, all=False)
+    def _is_requested(self, host: Host) -> bool:
+        request = host.request()
+        self.terminated = self.terminated or request == "stop"
+        return request != "go on"
 
     def _stop_if_terminated(self, trainer: L.Trainer) -> None:
-        if self._agree(trainer, self.terminated):
+        if self.council.any(self.terminated):
             raise PreemptedError(
                 f"Training was asked to stop and wrote a checkpoint at step {trainer.global_step}.",
                 hint=f"Go on with: scanvit train --resume {self.run_dir}",
             )
 
 
-def _steps_per_epoch(trainer: L.Trainer) -> int:
-    assert isinstance(trainer.lightning_module, ClassificationModule)
-    return trainer.lightning_module.steps_per_epoch
+def _refuse_unlike_processes(steps: list[int]) -> None:
+    if len(set(steps)) > 1:
+        other = next(rank for rank, step in enumerate(steps) if step != steps[0])
+        raise RunError(
+            f"Process 0 starts at step {steps[0]}, but process {other} at step {steps[other]}.", hint="Every machine has to see the same run folder: share it."
+        )
 
 
 def _lr(trainer: L.Trainer) -> float:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scanvit.data.loader import EvalLoader, TrainLoader, epoch_order, rank_batch, steps_per_epoch
+from scanvit.data.loader import EvalLoader, Position, TrainLoader, epoch_order, rank_batch, steps_per_epoch
 
 worlds = st.tuples(st.integers(1, 97), st.integers(1, 9), st.integers(1, 5))
 
@@ -44,7 +44,8 @@ def test_resuming_is_an_offset_into_the_order(n: int, batch_size: int, steps_mad
 
     def loader() -> TrainLoader:
         targets = torch.arange(n)
-        return TrainLoader(images, targets, optimizer_steps=lambda: made, seed=3, per_device_batch_size=batch_size, rank=0, world_size=1)
+        position = Position().at(made, n=n, global_batch_size=batch_size)
+        return TrainLoader(images, targets, position=lambda: position, seed=3, per_device_batch_size=batch_size, rank=0, world_size=1)
 
     undisturbed: list[list[int]] = []
     while len(undisturbed) <= steps_made:
@@ -52,6 +53,34 @@ def test_resuming_is_an_offset_into_the_order(n: int, batch_size: int, steps_mad
         undisturbed += [targets.tolist() for _, targets, _ in loader()]
     made = steps_made
     assert next(targets.tolist() for _, targets, _ in loader()) == undisturbed[steps_made]
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 20)), max_size=5))
+@settings(deadline=None)
+def test_a_world_that_changes_still_sees_each_image_once_an_epoch(n: int, batch_size: int, worlds: list[tuple[int, int]]) -> None:
+    """Each world takes the training up where the one before left it, wherever in an epoch that was."""
+    images, targets = torch.arange(n).view(n, 1, 1, 1), torch.arange(n)
+    now, seen = [Position()], dict[int, list[int]]()
+    for world_size, steps in [*worlds, (1, n)]:
+        share = {"seed": 3, "per_device_batch_size": batch_size, "world_size": world_size}
+        for _ in range(steps):
+            for rank in range(world_size):
+                _, indices, weights = next(iter(TrainLoader(images, targets, position=lambda: now[0], rank=rank, **share)))
+                seen.setdefault(now[0].epoch, []).extend(indices[weights > 0].tolist())
+            now[0] = now[0].at(now[0].step + 1, n=n, global_batch_size=batch_size * world_size)
+    assert now[0].epoch >= 1
+    assert [sorted(seen[epoch]) for epoch in range(now[0].epoch)] == [list(range(n))] * now[0].epoch
+
+
+@given(worlds, st.integers(0, 300), st.integers(0, 300))
+def test_a_position_does_not_depend_on_where_it_is_counted_from(world: tuple[int, int, int], first: int, more: int) -> None:
+    n, batch_size, world_size = world
+    share = {"n": n, "global_batch_size": batch_size * world_size}
+    there = Position().at(first + more, **share)
+    assert Position().at(first, **share).at(first + more, **share) == there
+    assert there.as_steps(**share) == first + more
+    per_epoch = steps_per_epoch(n, per_device_batch_size=batch_size, world_size=world_size)
+    assert (there.epoch, there.images) == ((first + more) // per_epoch, (first + more) % per_epoch * share["global_batch_size"])
 
 
 def test_epochs_and_seeds_give_other_orders_and_the_same_ones_the_same() -> None:

@@ -12,8 +12,9 @@ from scipy.special import softmax as reference_softmax
 
 from scanvit.core.errors import CheckpointError, DataError, RunError
 from scanvit.data.pack import Pack
-from scanvit.evaluation import predictions as module
-from scanvit.evaluation.predictions import Predictions, infer, predict_split, softmax
+from scanvit.evaluation import inference as module
+from scanvit.evaluation.inference import infer
+from scanvit.evaluation.predictions import Predictions, predict_split, softmax
 from scanvit.model.checkpoint import load_model
 
 
@@ -50,7 +51,8 @@ def test_a_network_that_gives_no_numbers_is_refused(make_run: Callable) -> None:
 
 def test_no_images_no_logits(make_run: Callable) -> None:
     run = make_run()
-    assert infer(load_model(run.run_dir), Pack.open(run.pack).images("final_eval")).shape == (0, 3)
+    logits, features = infer(load_model(run.run_dir), Pack.open(run.pack).images("final_eval"))
+    assert (logits.shape, features.shape) == ((0, 3), (0, 8))
 
 
 def test_probabilities_and_losses_are_those_of_the_formulae() -> None:
@@ -82,3 +84,19 @@ def test_a_file_that_is_no_table_is_an_error_of_ours(tmp_path: Path) -> None:
     for path in (tmp_path / "junk.parquet", tmp_path / "none.parquet"):
         with pytest.raises(RunError, match="no table of predictions"):
             Predictions.load(path)
+
+
+def test_several_processes_give_the_table_of_one(make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """31 images in batches of 4: neither two nor three processes get the same share."""
+    monkeypatch.setattr(module, "_BATCH_PX", {"cpu": 16 * 16 * 4, "cuda": 16 * 16 * 4})
+    run = make_run()
+    pack, model = Pack.open(run.pack), load_model(run.run_dir)
+    steps: list[tuple[int, int]] = []
+    alone = predict_split(model, pack, "test")
+    for processes in (2, 3):
+        several = predict_split(model, pack, "test", processes=processes, progress=lambda done, total: steps.append((done, total)))
+        assert several.image_ids == alone.image_ids
+        assert several.targets.tolist() == alone.targets.tolist()
+        assert several.probs == pytest.approx(alone.probs, abs=1e-6)
+        assert several.logits == pytest.approx(alone.logits, abs=1e-5)
+    assert steps == 2 * [(min(4 * (i + 1), 31), 31) for i in range(8)]

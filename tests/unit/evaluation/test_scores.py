@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from scanvit.core.errors import RunError, RunMissingError
+from scanvit.evaluation.metrics import PER_CLASS
 from scanvit.evaluation.predictions import Predictions
-from scanvit.evaluation.scores import Scores, compute_scores, scores_path
+from scanvit.evaluation.scores import Scores, scores_path
+from scanvit.evaluation.scoring import compute_scores
 
 ABOUT: dict[str, Any] = {"run": "first", "experiment": "small", "split": "test", "audit": [], "cost": {"epochs": 2}}
 
@@ -22,7 +24,7 @@ def scored(predictions: Predictions, *, draws: int = 200) -> Scores:
 def test_every_figure_has_its_interval(make_predictions: Callable[..., Predictions]) -> None:
     scores = scored(make_predictions([0, 1, 2] * 30))
     figures = [*scores.overall.values(), *(figure for of_class in scores.per_class.values() for figure in of_class.figures.values())]
-    assert len(figures) == 4 + 3 * 6
+    assert len(figures) == 7 + 2 * 7 + 3 * 8
     for figure in figures:
         assert figure.value is not None
         assert figure.low is not None
@@ -30,7 +32,7 @@ def test_every_figure_has_its_interval(make_predictions: Callable[..., Predictio
         assert figure.low <= figure.value <= figure.high
         assert figure.note is None
     assert sum(map(sum, scores.confusion_matrix)) == scores.images == scores.patients == 90
-    assert scores.interval == {"level": 0.95, "method": "percentile bootstrap over patients", "draws": 200, "seed": 0}
+    assert scores.interval == {"level": 0.95, "method": "BCa bootstrap over patients", "draws": 200, "seed": 0}
 
 
 def test_one_patient_has_figures_and_no_interval(make_predictions: Callable[..., Predictions]) -> None:
@@ -84,8 +86,8 @@ def test_the_file_is_strict_json_and_reads_back(make_predictions: Callable[..., 
         raise AssertionError(constant)
 
     values = json.loads(scores_path(tmp_path, "test").read_text(), parse_constant=refuse)
-    assert values["format"] == 1
-    assert set(values["per_class"]["class-0"]) == {"images", "patients", "precision", "recall", "specificity", "f1", "auroc", "average_precision"}
+    assert values["format"] == 2
+    assert set(values["per_class"]["class-0"]) == {"images", "patients", "prevalence", *PER_CLASS}
     assert set(values["overall"]["accuracy"]) == {"value", "low", "high"}
     assert Scores.load(tmp_path) == scores
 
@@ -98,7 +100,7 @@ def test_a_run_that_was_not_scored_says_how_to(tmp_path: Path) -> None:
         Scores.load(tmp_path / "none")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "overall": {}, "per_class": {}}', '{"format": 1, "overall": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "overall": {}, "per_class": {}}', '{"format": 2, "overall": 3}'])
 def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
     scores_path(tmp_path, "test").write_text(text)
     with pytest.raises(RunError, match="cannot be used"):

@@ -61,3 +61,12 @@ def test_feed_forward_drops_after_each_of_its_layers() -> None:
     zeros = (mlp(torch.randn(50, 8, 64)) == 0).float().mean().item()
     assert zeros == pytest.approx(0.5, abs=0.05)
     assert not torch.equal(mlp.eval()(torch.ones(1, 1, 64)), torch.zeros(1, 1, 64))
+
+
+def test_the_weights_that_are_looked_at_are_those_that_are_used() -> None:
+    torch.manual_seed(0)
+    attn, tokens = Attention(6, heads=2, dim_head=4, dropout=0.0), torch.randn(3, 5, 6)
+    weights = attn.weights(tokens)
+    assert weights.shape == (3, 2, 5, 5)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, 5))
+    torch.testing.assert_close(attn.mix(weights, tokens), attn(tokens))

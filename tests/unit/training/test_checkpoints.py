@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scanvit.core.errors import CheckpointError
-from scanvit.training.checkpoints import AtomicCheckpointIO, check_intact, newest_intact
+from scanvit.training.checkpoints import AtomicCheckpointIO, check_intact, keep_previous, newest_intact
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     writer = AtomicCheckpointIO()
     for step in (1, 2):
+        keep_previous(tmp_path)
         writer.save_checkpoint({"step": step, "weights": torch.full((64,), float(step))}, tmp_path / "last.ckpt")
     return tmp_path
 

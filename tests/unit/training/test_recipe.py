@@ -12,7 +12,7 @@ from torch import nn
 
 from scanvit.core.config import LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from scanvit.model.vit import VisionTransformer
-from scanvit.training.recipe import build_optimizer, class_weights, ema_decay, lr_factor, update_average
+from scanvit.training.recipe import build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
 
 
 def factors(schedule: ScheduleConfig, steps: int = 100) -> list[float]:
@@ -36,6 +36,14 @@ def test_warm_up_rises_to_one_and_the_cosine_falls_to_its_floor() -> None:
 def test_a_warm_up_longer_than_the_run_never_divides_by_zero() -> None:
     values = factors(ScheduleConfig(name="cosine", warmup_epochs=10))
     assert all(0 < value <= 1 for value in values[:100])
+
+
+@pytest.mark.parametrize(("name", "expected"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
+def test_the_learning_rate_follows_the_global_batch_size_only_if_asked(name: str, expected: float) -> None:
+    config = OptimizerConfig(lr_scaling=name, lr_batch_size=64)
+    assert lr_scale(config, global_batch_size=256) == pytest.approx(expected)
+    assert lr_scale(config, global_batch_size=64) == 1.0
+    assert OptimizerConfig().lr_scaling == "none", "the reference's"
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("none", 1.0), ("sqrt", 3.0), ("balanced", 9.0)])

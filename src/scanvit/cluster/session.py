@@ -1,0 +1,141 @@
+"""Connecting to a Ray cluster, or starting one on this machine for as long as a run lasts.
+
+A Ray cluster runs whatever it is sent: whoever reaches its ports owns its machines (CVE-2023-48022, "ShadowRay"). So what is started here
+asks for a token; its dashboard and job server, where it has them, listen on loopback (Ray's other ports cannot be kept there).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ClusterError, ConfigError
+from ..data.ray_decoding import require_ray
+from ..storage.address import is_loopback
+
+_log = logging.getLogger(__name__)
+_OBJECT_STORE_BYTES = 128 << 20
+"""Ray would take a third of the memory for objects that a training never makes."""
+_ACCESS_HINT = "Give the cluster's token: RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN), with RAY_AUTH_MODE=token."
+
+
+@contextmanager
+def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard: str | None = None) -> Iterator[Any]:
+    """The module ray, connected to ``address``; without one, to a new cluster on this machine with ``cpus``, gone at the block's end.
+
+    ``dashboard``: host on which the new cluster's dashboard listens; None: it has none. Raises ClusterError.
+    """
+    secure(os.environ, create=address is None)  # before the import, which reads the mode
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    ray = require_ray()
+    if ray.is_initialized():  # within a notebook: it is not ours to stop
+        yield ray
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            check_reachable(address, token=read_token(os.environ))
+            ray.init(address=address, **quiet)
+        else:
+            warn_if_open(dashboard)
+            own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
+            own |= {"num_gpus": gpus} if gpus is not None else {}
+            own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
+            ray.init(address="local", **own, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+        raise ClusterError(f"There is no connection to {where}: {_first_line(error)}", hint=f"Check --address and RAY_ADDRESS. {_ACCESS_HINT}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def secure(environment: MutableMapping[str, str], *, create: bool) -> None:
+    """Turn token authentication on unless the environment decides otherwise. ``create``: make the token where there is none yet."""
+    if environment.setdefault("RAY_AUTH_MODE", "token") != "token":
+        _log.warning("RAY_AUTH_MODE=%s: anyone who reaches this Ray cluster's ports can run code on its machines.", environment["RAY_AUTH_MODE"])
+        return
+    if environment.get("RAY_AUTH_TOKEN"):
+        return
+    file = token_file(environment)
+    if create and not (file.is_file() and file.stat().st_size):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(32))
+
+
+def token_file(environment: MutableMapping[str, str]) -> Path:
+    """Ray's own rule."""
+    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def read_token(environment: MutableMapping[str, str]) -> str | None:
+    """None where authentication is off or there is no token."""
+    if environment.get("RAY_AUTH_MODE", "token") != "token":
+        return None
+    if token := environment.get("RAY_AUTH_TOKEN"):
+        return token.strip()
+    try:
+        return token_file(environment).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def check_reachable(address: str, *, token: str | None, timeout_s: float = 10.0) -> None:
+    """Ask the head for its cluster's name: in a second it says what ``ray.init`` says after twenty. Raises ClusterError or ConfigError."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address:
+        raise ConfigError(
+            f"{address} is no address of a cluster's head.",
+            hint="Write HOST:6379, from a machine of the cluster. From elsewhere, send a job to its dashboard: scanvit ray submit --address http://HOST:8265",
+        )
+    if not colon or not host or not port.isdigit():
+        raise ConfigError(f"{address!r} is no address of a cluster's head.", hint="Write HOST:PORT; Ray's port is 6379 unless chosen otherwise.")
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return  # with certificates of the cluster's own, which only Ray knows how to use
+    import grpc
+
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId", request_serializer=bytes, response_deserializer=bytes)
+
+        def answer(*metadata: tuple[str, str]) -> Any:
+            try:
+                ask(b"", timeout=timeout_s, metadata=metadata)
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        code = answer(*((("authorization", f"Bearer {token}"),) if token else ()))
+        is_open = code == grpc.StatusCode.OK and (token is None or answer() == grpc.StatusCode.OK)
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        said = "refused this token" if token else "asks for a token, and there is none"
+        raise ClusterError(f"The Ray cluster at {address} {said}.", hint=_ACCESS_HINT)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        raise ClusterError(f"No Ray cluster answers at {address}.", hint="Check --address and RAY_ADDRESS, and that the head is up.")
+    if is_open and token is None and os.environ.get("RAY_AUTH_MODE") == "token":
+        hint = "Start its nodes with RAY_AUTH_MODE=token. To use it as it is: RAY_AUTH_MODE=disabled."
+        raise ClusterError(f"The Ray cluster at {address} asks for no token: anyone who reaches it can run code on its machines.", hint=hint)
+    if is_open:
+        _log.warning("The Ray cluster at %s asks for no token: anyone who reaches it can run code on its machines.", address)
+
+
+def warn_if_open(host: str | None) -> None:
+    if host is not None and not is_loopback(host):
+        _log.warning(
+            "The dashboard listens on %s: whoever reaches its port and has the token can run code on this machine. Ray was exploited in this way at scale "
+            "(CVE-2023-48022). Prefer 127.0.0.1 and an SSH tunnel.",
+            host,
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,81 @@
+"""A figure with its interval, or with the sentence that says why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .bootstrap import LEVEL, Figures, Resampled, bca_interval, bootstrap, patient_index
+from .metrics import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval. None: undefined, and ``note`` says why. A note beside a figure qualifies it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "note" or value is not None}
+
+
+class Estimator:
+    """Estimates from resamples of the patients of a set of images: the same resamples, whatever is estimated."""
+
+    def __init__(self, patient_ids: Sequence[str], *, draws: int, seed: int) -> None:
+        self.index, self.patients = patient_index(list(patient_ids))
+        self._draws, self._seed = draws, seed
+
+    def __call__(self, figures: Figures) -> Estimated:
+        point = figures(np.ones((len(self.index), 1)))
+        resampled = self.patients > 1 and self._draws
+        sampled = bootstrap(figures, self.index, self.patients, draws=self._draws, seed=self._seed) if resampled else None
+        return Estimated(point, sampled, self.patients)
+
+    def patients_of(self, images: np.ndarray) -> int:
+        """How many patients the chosen images, (N,) bool, are of."""
+        return len(np.unique(self.index[images]))
+
+
+class Estimated:
+    """The figures of one set of images and their resamples; ``of`` takes one out."""
+
+    def __init__(self, point: dict[str, Array], sampled: Resampled | None, patients: int) -> None:
+        self._point, self._sampled, self._patients = point, sampled, patients
+
+    def of(self, name: str, column: int | None = None, *, patients: int | None = None, undefined: str = "Undefined.", is_share: bool = False) -> Estimate:
+        """``column``: of one class. ``patients``: how many stand behind it, if not all. ``is_share``: a mean of right and wrong answers."""
+        at: Any = slice(None) if column is None else (slice(None), column)
+        value = float(self._point[name][at][0])
+        behind = self._patients if patients is None else patients
+        if np.isnan(value):
+            return Estimate(value=None, note=undefined)
+        if behind < 2:
+            return Estimate(value=value, note=f"No interval: {_count_patients(behind)} cannot be resampled.")
+        if self._sampled is None:
+            return Estimate(value=value, note="No interval: no draws were made.")
+        interval = bca_interval(value, self._sampled.draws[name][at], self._sampled.left_out[name][at])
+        if interval is None:
+            return Estimate(value=value, note=f"No interval: the figure is undefined in more than half of the resamples ({_count_patients(behind)}).")
+        if interval[0] == interval[1]:
+            return Estimate(value=value, note=_why_no_spread(behind, is_share=is_share))
+        return Estimate(value=value, low=interval[0], high=interval[1])
+
+
+def _why_no_spread(patients: int, *, is_share: bool) -> str:
+    """Where all patients agree, every resample does: an interval of no width would be a false claim."""
+    if not is_share:
+        return f"No interval: every resample of the {_count_patients(patients)} gives the same figure."
+    # The exact one-sided bound (Clopper and Pearson 1934) for no exception among n.
+    possible = 1 - (1 - LEVEL) ** (1 / patients)
+    return f"No interval: the {_count_patients(patients)} behind it all agree. Up to {possible:.1%} of exceptions are compatible with that ({LEVEL:.0%} bound)."
+
+
+def _count_patients(patients: int) -> str:
+    return "1 patient" if patients == 1 else f"{patients} patients"

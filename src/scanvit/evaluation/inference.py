@@ -1,0 +1,106 @@
+"""A network over many images: in large batches, on one device or on several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import ProcessLostError
+from ..core.runtime import available_devices, usable_cores
+from ..data.workers import worker_pool
+
+if TYPE_CHECKING:
+    from ..model.checkpoint import Classifier
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+# Pixels in a batch, whatever the image size: at the reference's stem width of 64, one activation is 67 MB or 1 GB.
+_BATCH_PX = {"cpu": 2**18, "cuda": 2**22}
+
+
+class Inference(NamedTuple):
+    """Of N images: what the network says, and what its head read."""
+
+    logits: npt.NDArray[np.float32]
+    """(N, K)"""
+    features: npt.NDArray[np.float32]
+    """(N, D)"""
+
+
+def default_processes() -> int:
+    """One for every GPU; one on a CPU, where a single process uses all cores."""
+    return available_devices("auto")[1]
+
+
+def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 1, progress: Progress | None = None) -> Inference:
+    """(N, C, H, W) uint8 pixels, on the GPU where there is one.
+
+    ``processes``: how many share the work, each on a GPU of its own or on its part of the cores. They need a memory-mapped array, and take
+    the batches that one process takes. Raises ProcessLostError where one of them is killed.
+    """
+    import torch
+
+    device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
+    batch_size = max(1, _BATCH_PX[device] // (images.shape[2] * images.shape[3]))
+    parts = [(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
+        results = _in_processes(model, images, parts, processes)
+    else:
+        results = _here(model.to(device), images, parts)
+    logits, features = np.empty((n, head.out_features), np.float32), np.empty((n, head.in_features), np.float32)
+    for (start, stop), result in zip(parts, results, strict=True):
+        logits[start:stop], features[start:stop] = result
+        if progress:
+            progress(stop, n)
+    return Inference(logits, features)
+
+
+def _here(model: Classifier, images: npt.NDArray[np.uint8], parts: Iterable[tuple[int, int]]) -> Iterator[Inference]:
+    for start, stop in parts:
+        yield _infer_batch(model, images[start:stop])
+
+
+def _infer_batch(model: Classifier, pixels: npt.NDArray[np.uint8]) -> Inference:
+    import torch
+
+    head = model.network.head
+    with torch.inference_mode():
+        read = model.features(torch.from_numpy(np.array(pixels)).to(head.weight.device))
+        return Inference(head(read).float().cpu().numpy(), read.float().cpu().numpy())
+
+
+def _in_processes(model: Classifier, images: np.memmap[Any, Any], parts: list[tuple[int, int]], processes: int) -> Iterator[Inference]:
+    import multiprocessing
+
+    numbers = multiprocessing.get_context("spawn").Value("i", 0)
+    array = {"filename": str(images.filename), "dtype": images.dtype, "mode": "r", "offset": images.offset, "shape": images.shape}
+    threads = max(1, usable_cores() // processes)
+    with worker_pool(min(processes, len(parts)), _begin, model.cpu(), array, numbers, threads) as pool:
+        try:
+            yield from pool.map(_infer_part, parts)
+        except BrokenProcessPool:
+            hint = "Run the command again, with fewer --processes where memory is short."
+            raise ProcessLostError("A process that judged images was ended from outside.", hint=hint) from None
+
+
+_mine: dict[str, Any] = {}
+"""Of a process of the pool: its network, on its device, and the images."""
+
+
+def _begin(model: Classifier, array: dict[str, Any], numbers: Any, threads: int) -> None:
+    import torch
+
+    with numbers.get_lock():
+        number, numbers.value = numbers.value, numbers.value + 1
+    torch.set_num_threads(threads)
+    device = f"cuda:{number % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    _mine.update(model=model.to(device), images=np.memmap(**array))
+
+
+def _infer_part(part: tuple[int, int]) -> Inference:
+    return _infer_batch(_mine["model"], _mine["images"][slice(*part)])

@@ -1,0 +1,127 @@
+"""How the processes of a run are tied together: DistributedDataParallel's settings, the process group, batch statistics over all of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+from ..core.config import TrainerConfig
+from ..core.runtime import World
+
+_RENDEZVOUS_S = 900.0
+"""How long processes wait for the others to be started: machines of a cluster are not given out in the same second."""
+
+
+def ddp_options(settings: TrainerConfig, accelerator: str) -> dict[str, Any]:
+    """Keyword arguments of Lightning's DDPStrategy, or of a host's subclass of it."""
+    return {
+        "process_group_backend": backend(accelerator),
+        "timeout": timedelta(seconds=settings.timeout_s),
+        "gradient_as_bucket_view": True,
+        # DDP would send rank zero's buffers around before every forward pass, in validation too, where the ranks have unlike numbers of
+        # batches and would wait for each other for ever. They only matter when the network is evaluated: ``broadcast_buffers``.
+        "broadcast_buffers": False,
+    }
+
+
+def backend(accelerator: str) -> str:
+    return "nccl" if accelerator == "gpu" else "gloo"
+
+
+def join(world: World, *, accelerator: str, timeout_s: float, address: tuple[str, int], listen_fd: int | None) -> None:
+    """Make this process one of its world's process group. ``listen_fd``: a socket of rank zero that is bound to ``address`` already."""
+    host, port = address
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        host, port, world.world_size, is_master=world.rank == 0, timeout=timedelta(seconds=_RENDEZVOUS_S), master_listen_fd=listen_fd
+    )
+    device = None
+    if accelerator == "gpu":
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        backend(accelerator),
+        store=distributed.PrefixStore("scanvit", store),  # type: ignore[attr-defined]
+        rank=world.rank,
+        world_size=world.world_size,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=device,
+    )
+
+
+class Council:
+    """Decisions that all ranks take together, on a process group of its own: on a CPU, so that no step waits for a GPU."""
+
+    def __init__(self, *, timeout_s: float) -> None:
+        self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if distributed.is_initialized() else None
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; every rank gets the same answer."""
+        if self._group is None:
+            return flag
+        votes = torch.tensor([flag], dtype=torch.int32)
+        distributed.all_reduce(votes, distributed.ReduceOp.MAX, group=self._group)
+        return bool(votes.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every rank the buffers (batch statistics) of rank zero, which are the ones that checkpoints hold."""
+    if distributed.is_initialized():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
+def batch_norm_sync(accelerator: str) -> LayerSync:
+    """Lightning's plugin for ``trainer.sync_batchnorm``. PyTorch's layer knows GPUs only."""
+    return TorchSyncBatchNorm() if accelerator == "gpu" else _CpuSyncBatchNorm()
+
+
+class _CpuSyncBatchNorm(LayerSync):
+    def apply(self, model: nn.Module) -> nn.Module:
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = GlobalBatchNorm2d  # in place: the optimizer and the average know the parameters
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        for module in model.modules():
+            if type(module) is GlobalBatchNorm2d:
+                module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+        return model
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the images of all ranks, as nn.SyncBatchNorm computes it; differentiable through the sums."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same. In evaluation and in a single process it is BatchNorm."""
+        if not self.training or not distributed.is_initialized():
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        values = input.float()
+        per_channel = input.numel() // input.shape[1]
+        count = all_reduce(torch.tensor(float(per_channel)))
+        mean = all_reduce(values.sum((0, 2, 3))) / count
+        centred = values - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)  # unbiased, as PyTorch keeps it
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(input.dtype)

@@ -1,0 +1,182 @@
+"""``scanvit ray train`` as a command against a real cluster, watched from outside: its workers' processes, its steps, its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+from tests.integration.cluster_harness import RayCluster, in_sessions, kill_at_once, wait_for
+from tests.integration.conftest import SOURCES
+from tests.integration.faults.conftest import Fault
+from tests.integration.training_runs import SETTINGS, assert_same, differing_weights
+
+from scanvit.core.events import read_events
+
+STARTED = re.compile(r"worker (\d+) started on (\S+) \(process (\d+)\)")
+CLOCKS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+
+
+@dataclass(frozen=True)
+class Worker:
+    rank: int
+    node: str
+    pid: int
+
+
+class RayRun:
+    """One run. The command may be started several times: each time it goes on."""
+
+    def __init__(self, cluster: RayCluster, pack: Path, run_dir: Path, *options: str | Path, settings: tuple[str, ...] = (), **environment: str) -> None:
+        self.cluster, self.run_dir = cluster, run_dir
+        changes = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+        self.arguments = ["ray", "train", "tiny", "--pack", pack, "--run-dir", run_dir, *options, *changes]
+        self.environment = cluster.client_environment | CLOCKS | {"PYTHONPATH": str(SOURCES), "COLUMNS": "300"} | environment
+        self.lines: list[str] = []
+        self.sessions: set[int] = set()
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> RayRun:
+        enter = self.cluster.head.box.enter if self.cluster.head.box else []
+        command = [*enter, sys.executable, "-m", "scanvit", *map(str, self.arguments)]
+        self.process = subprocess.Popen(
+            command, env=self.environment, cwd=self.run_dir.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        self.sessions.add(self.process.pid)
+        assert self.process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+        return self
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self.lines.append(line.rstrip())
+
+    @property
+    def said(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All that were ever started, in order."""
+        return [Worker(int(rank), node, int(pid)) for rank, node, pid in STARTED.findall(self.said)]
+
+    def worker(self, rank: int) -> Worker:
+        """The newest of that rank."""
+        return next(worker for worker in reversed(self.workers) if worker.rank == rank)
+
+    @property
+    def step(self) -> int:
+        """The last one that rank zero's events tell of, wherever it trains now."""
+        folders = self.cluster.cache.glob(f"workers/{self.run_dir.name}.0.*/{self.run_dir.name}")
+        return max((event["step"] for folder in folders for event in _events(folder)), default=0)
+
+    def saved_steps(self, storage: Path) -> list[int]:
+        """Of the complete checkpoints in the storage."""
+        return sorted(json.loads(file.read_bytes())["step"] for file in storage.glob(f"{self.run_dir.name}-*/checkpoint*/bundle.json"))
+
+    def wait_for_step(self, step: int, timeout_s: float = 600) -> int:
+        assert self.process is not None
+
+        def there() -> int:
+            assert self.process is not None
+            now = self.step
+            assert self.process.poll() is None or now >= step, f"the command ended early:\n{self.said}"
+            return now if now >= step else 0
+
+        return int(wait_for(there, f"step {step} of\n{self.said}", timeout_s, every_s=0.02))
+
+    def wait_for_line(self, text: str, timeout_s: float = 600) -> int:
+        """The highest step that was seen until then."""
+        assert self.process is not None
+        process, highest = self.process, 0
+
+        def there() -> bool:
+            nonlocal highest
+            found, highest = text in self.said, max(highest, self.step)
+            assert found or process.poll() is None, f"the command ended without {text!r}:\n{self.said}"
+            return found
+
+        wait_for(there, f"a line with {text!r}", timeout_s)
+        return highest
+
+    def wait(self, *, code: int = 0, timeout_s: float = 600) -> str:
+        """Until the command has ended; nothing of it is left running then, neither here nor on the cluster."""
+        assert self.process is not None
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the command did not end in {timeout_s:.0f} s:\n{self.said}") from None
+        self._end_reading()
+        assert self.process.returncode == code, f"exit code {self.process.returncode}\n{self.said}"
+        assert "Traceback" not in self.said, self.said
+        wait_for(lambda: not self.left_behind, f"processes are left: {self.left_behind}", 60)
+        return self.said
+
+    @property
+    def left_behind(self) -> list[str]:
+        ours = in_sessions(self.sessions)
+        if not self.cluster.head.box:  # pids in a box are its own
+            for worker in self.workers:
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(worker.pid)
+                    if "Train" in process.name() + " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                        ours.append(process)
+        return [f"{process.pid} {' '.join(process.cmdline())[:100]}" for process in ours]
+
+    def close(self) -> None:
+        kill_at_once(in_sessions(self.sessions))
+        if self.process:
+            self.process.wait(30)
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self._reader.join(30)
+        self.process.stdout.close()
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return list(read_events(folder))
+    except OSError:  # the worker has just gone, and its folder with it
+        return []
+
+
+class Disturbed:
+    """Measures from the moment of the fault: ``with``-less, in the order of the calls."""
+
+    def __init__(self, run: RayRun) -> None:
+        self.run, self.made, self.at = run, run.step, time.monotonic()
+        self.recovery_s: float | None = None
+
+    def again(self) -> None:
+        """The same command, until it has made a step that had not been made before."""
+        self.at = time.monotonic()
+        self.run.start()
+        self.recovered()
+
+    def recovered(self, timeout_s: float = 600) -> Disturbed:
+        """The run goes on by itself until it has made a step that it had not made before."""
+        self.run.wait_for_step(self.made + 1, timeout_s)
+        self.recovery_s = time.monotonic() - self.at
+        return self
+
+    def lost_steps(self) -> int:
+        """Those made before the fault that the run did not go on from."""
+        taken_up = [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", self.run.said)]
+        return self.made - (taken_up[-1] if taken_up else 0)
+
+    def record(self, fault: Fault, undisturbed: Path, *, exit_code: int = 0, ended_s: float | None = None) -> None:
+        assert_same(self.run.run_dir, undisturbed)
+        same = differing_weights(self.run.run_dir, undisturbed) == []
+        fault.record(exit_code=exit_code, ended_s=ended_s, lost_steps=self.lost_steps(), recovery_s=self.recovery_s, same_weights=same)

@@ -1,0 +1,187 @@
+"""Runs on a real Ray cluster, with checkpoints in a real object store: killed, stopped, refused, sent as jobs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.cluster_harness import RAY, RayCluster, free_port
+from tests.integration.conftest import SOURCES, ObjectStore, Scanvit
+from tests.integration.training_runs import SETTINGS, assert_same
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
+]
+EPOCHS = 60
+RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
+
+
+class Client:
+    """Scanvit's commands against the module's cluster and store."""
+
+    def __init__(self, cluster: RayCluster, dashboard: int, store: ObjectStore, folder: Path) -> None:
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        self.cluster, self.folder = cluster, folder
+        names = ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+        self.environment = {name: cluster.client_environment[name] for name in names} | store.environment()
+        self.environment |= {"SCANVIT_CACHE": str(folder / "cache"), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_API_SERVER_ADDRESS": self.dashboard}
+        self.scanvit = Scanvit(folder)
+
+    def __call__(self, *args: str | Path, code: int = 0, **environment: str) -> str:
+        return self.scanvit(*args, code=code, **self.environment | environment)
+
+    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
+        return self.scanvit.start(*args, **self.environment | environment)
+
+
+@pytest.fixture(scope="module")
+def client(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One machine with two CPUs, a job server and a token; buckets for runs and packs."""
+    dashboard = free_port()
+    options = {"num-cpus": 2, "include-dashboard": "true", "dashboard-port": dashboard, "dashboard-agent-listen-port": free_port()}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a job says "python"
+    for bucket in ("runs", "packs"):
+        object_store.put(bucket, {})
+    folder = tmp_path_factory.mktemp("client")
+    with RayCluster(head_options=options, PYTHONPATH=str(SOURCES), PATH=path, SCANVIT_CACHE=str(folder / "node")) as cluster:
+        client = Client(cluster, dashboard, object_store, folder)
+        yield client
+        client.scanvit.close()
+
+
+@pytest.fixture(scope="module")
+def plain(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run by DDP, undisturbed."""
+    folder = tmp_path_factory.mktemp("plain")
+    Scanvit(folder)("train", "tiny", "--pack", small_pack, "--run-dir", "run", *RECIPE, "--set", "trainer.devices=2")
+    return folder / "run"
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    """The first line of the output that matches; what comes before is dropped."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if match := re.search(pattern, line):
+            return match
+    raise AssertionError(f"{pattern!r} is not in the output:\n{''.join(seen)}{process.stderr.read() if process.stderr else ''}")
+
+
+def stored(client: Client, name: str) -> list[str]:
+    """Folders of the run's checkpoints in the store."""
+    return re.findall(r"checkpoint_\S+", client("data", "ls", f"s3:runs/{name}"))
+
+
+def test_a_run_whose_worker_is_killed_is_the_run_of_plain_ddp(client: Client, small_pack: Path, plain: Path) -> None:
+    tracking = client.folder / "mlflow.db"
+    options = ("--pack", small_pack, "--num-workers", "2", "--storage", "s3://runs", "--name", "killed", "--run-dir", "runs/killed")
+    process = client.start("ray", "train", "tiny", *options, *RECIPE, "--set", "tracking.mlflow=true", MLFLOW_TRACKING_URI=f"sqlite:///{tracking}")
+    worker = int(read_until(process, r"worker 0 started on .* \(process (\d+)\)")[1])
+    read_until(process, r"epoch +8/")
+    os.kill(worker, signal.SIGKILL)
+    read_until(process, r"going on from the checkpoint of step \d+")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+
+    run_dir = client.folder / "runs" / "killed"
+    assert_same(run_dir, plain)
+    with sqlite3.connect(tracking) as database:
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)], "one run, whatever happened to its workers"
+        epochs = database.execute("select count(distinct step) from metrics where key = 'val_loss'").fetchone()
+    assert epochs == (EPOCHS,)
+    kinds = [json.loads(line)["kind"] for line in (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (kinds.count("start"), kinds.count("resume"), kinds.count("end")) == (1, 1, 1)
+    assert len(stored(client, "killed")) in (3, 4), "the three best and the newest"
+    assert "report.html" in client("evaluate", run_dir)
+
+
+def test_a_job_that_is_stopped_goes_on_from_the_store_alone(client: Client, small_pack: Path, plain: Path) -> None:
+    client("data", "push", "s3:packs/small", small_pack)
+    (client.folder / "runtime.json").write_text(json.dumps({"env_vars": {"SCANVIT_CACHE": str(client.folder / "node"), "OMP_NUM_THREADS": "1"}}))
+    options = ("--runtime-env", "runtime.json", "--pack", "s3://packs/small", "--num-workers", "2", "--storage", "s3://runs")
+    process = client.start("ray", "submit", "tiny", "--name", "job", *options, *RECIPE, "--follow")
+    read_until(process, r"epoch +5/")
+    assert "asked to stop" in client("ray", "stop", "job")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 83, out + err
+    assert "wrote a checkpoint at step" in out
+    assert "STOPPED" in client("ray", "status")
+    assert "epoch   1/" in client("ray", "logs", "job")
+
+    out = client("ray", "submit", "--resume", "s3://runs/job", "--runtime-env", "runtime.json", "--follow")
+    assert "going on from the checkpoint of step" in out
+    client("data", "pull", "s3:runs/job/run", client.folder / "pulled")
+    assert_same(client.folder / "pulled", plain)
+
+
+def test_a_job_sent_by_rays_own_command_trains_and_tells_its_exit_code(client: Client, small_pack: Path) -> None:
+    """Row E4: ``ray job submit --runtime-env runtime.json --working-dir . -- python -m scanvit ...``."""
+    work = client.folder / "work"
+    work.mkdir()
+    (work / "mine.yaml").write_text("trainer: {max_epochs: 1, threads: 1}\ntracking: {mlflow: false}\nmodel: {depth: 1, dim: 8, stem_widths: [4, 4]}\n")
+    variables = {"DATA_PATH": str(small_pack), "SCANVIT_CACHE": str(client.folder / "node"), "OMP_NUM_THREADS": "1"}
+    (work / "runtime.json").write_text(json.dumps({"env_vars": variables}))
+    submit = [RAY, "job", "submit", "--address", client.dashboard, "--runtime-env", "runtime.json", "--working-dir", ".", "--", "python", "-m", "scanvit"]
+
+    def send(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*submit, *args], env=os.environ | client.environment, cwd=work, capture_output=True, text=True, timeout=300, check=False)
+
+    done = send("ray", "train", "mine.yaml", "--num-workers", "2", "--storage", str(client.folder / "kept"), "--name", "by-ray")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (client.folder / "kept" / "by-ray" / "run" / "checkpoint.pth").is_file()
+    assert send("train", "no-such-experiment").returncode == 1  # Ray's own client tells no more than that
+    assert re.search(r"FAILED\s+11\s", client("ray", "status"))
+
+
+def test_storage_that_a_node_cannot_use_is_refused_before_anything_starts(client: Client, small_pack: Path) -> None:
+    options = ("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "2")
+    out = client(*options, "--run-dir", "runs/missing", "--storage", "s3://no-such-bucket", code=81)
+    assert "storage s3://no-such-bucket" in out
+    assert "does the bucket exist?" in out
+    out = client(*options, "--run-dir", "runs/away", "--storage", "s3://runs", code=81, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert re.search(r"On the node \S+ the storage s3://runs", out)
+    assert "AWS_ENDPOINT_URL" in out
+    out = client(*options, "--run-dir", "runs/keys", "--storage", "s3://runs", code=81, AWS_SECRET_ACCESS_KEY="wrong")
+    assert "AWS_SECRET_ACCESS_KEY" in out
+    assert "wrong" not in out
+
+
+def test_a_wrong_token_and_a_missing_cluster_are_told_at_once(client: Client, small_pack: Path) -> None:
+    options = ("ray", "train", "tiny", "--pack", small_pack, "--run-dir", "runs/refused")
+    assert "refused this token" in client(*options, code=80, RAY_AUTH_TOKEN="0" * 64)
+    assert "RAY_AUTH_TOKEN_PATH" in client("ray", "status", code=80, RAY_AUTH_TOKEN="0" * 64)
+    assert "No Ray cluster answers at 127.0.0.1:9" in client(*options, code=80, RAY_ADDRESS="127.0.0.1:9")
+    assert "no address of a cluster's head" in client(*options, code=10, RAY_ADDRESS=client.dashboard)
+    assert "No job server answers" in client("ray", "status", "--address", "http://127.0.0.1:9", code=80)
+
+
+def test_more_than_the_cluster_has_is_waited_for_and_then_refused(client: Client, small_pack: Path) -> None:
+    out = client("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "3", "--run-dir", "runs/three", "--wait", "12", code=82)
+    assert "waiting for 3 workers (CPU 3): the cluster has 1 node with CPU 2 (2 free)" in out
+
+
+def test_a_cluster_of_its_own_stops_with_a_checkpoint_and_goes_on(scanvit: Scanvit, small_pack: Path, plain: Path) -> None:
+    clean = {"RAY_AUTH_TOKEN_PATH": str(scanvit.folder / "secret" / "token"), "SCANVIT_CACHE": str(scanvit.folder / "cache")}
+    clean |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    process = scanvit.start("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "2", "--run-dir", "run", *RECIPE, **clean)
+    read_until(process, r"epoch +5/")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, out + err
+    assert "scanvit ray train --resume run" in err
+    assert os.stat(scanvit.folder / "secret" / "token").st_mode & 0o077 == 0
+    assert "going on from the checkpoint of step" in scanvit("ray", "train", "--resume", "run", **clean)
+    assert_same(scanvit.folder / "run", plain)
+    assert "finished already" in scanvit("ray", "train", "--resume", "run", **clean)

@@ -1,0 +1,59 @@
+"""Tokens and addresses of clusters."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from scanvit.cluster.session import check_reachable, read_token, secure, warn_if_open
+from scanvit.core.errors import ClusterError, ConfigError
+
+
+def test_authentication_is_on_and_the_token_is_private(tmp_path: Path) -> None:
+    environment = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "deep" / "token")}
+    secure(environment, create=True)
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert (tmp_path / "deep" / "token").stat().st_mode & 0o077 == 0
+    token = read_token(environment)
+    assert token is not None
+    assert len(token) == 64
+    secure(environment, create=True)
+    assert read_token(environment) == token, "an existing token stays"
+
+
+def test_a_client_makes_no_token(tmp_path: Path) -> None:
+    environment = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    secure(environment, create=False)
+    assert read_token(environment) is None
+    assert read_token({"RAY_AUTH_TOKEN": " abc\n"}) == "abc"
+
+
+def test_what_the_environment_says_stays_but_is_warned_of(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    secure(environment, create=True)
+    assert environment["RAY_AUTH_MODE"] == "disabled"
+    assert "can run code" in caplog.text
+    assert not (tmp_path / "token").exists()
+
+
+def test_an_open_dashboard_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_if_open("127.0.0.1")
+        warn_if_open(None)
+    assert not caplog.text
+    warn_if_open("0.0.0.0")
+    assert "CVE-2023-48022" in caplog.text
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001", "head", ":6379", "head:port", "auto"])
+def test_what_is_no_heads_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="no address"):
+        check_reachable(address, token=None)
+
+
+def test_a_port_where_nobody_listens_is_told() -> None:
+    pytest.importorskip("grpc", reason="Ray is not installed")
+    with pytest.raises(ClusterError, match="No Ray cluster answers"):
+        check_reachable("127.0.0.1:9", token=None, timeout_s=5.0)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from scanvit.core.errors import CheckpointError
+from scanvit.data.pack import Pack
+from scanvit.evaluation.calibrate import Calibration, calibrate, calibrate_checkpoint
+from scanvit.evaluation.predictions import predict_split
+from scanvit.model.checkpoint import load_model, set_calibration
+
+
+def test_what_was_fitted_travels_in_the_checkpoint(make_run: Callable) -> None:
+    run = make_run()
+    path, pack = run.run_dir / "checkpoint.pth", Pack.open(run.pack)
+    assert load_model(run.run_dir).temperature == 1.0
+    assert predict_split(load_model(run.run_dir), pack, "test").outlier_scores is None
+    calibrate_checkpoint(path, pack)
+    model = load_model(run.run_dir)
+    fitted = calibrate(model, pack)
+    assert Calibration.from_dict(model.calibration).to_dict() == fitted.to_dict()
+    assert model.temperature == fitted.temperature != 1.0
+    assert {t.class_name for t in fitted.thresholds} == set(model.class_names)
+    assert torch.load(path, weights_only=True)["calibration"]["temperature"] == fitted.temperature
+    calibrate_checkpoint(path, pack)  # once more changes nothing
+    assert load_model(run.run_dir).calibration == model.calibration
+
+
+def test_the_temperature_lowers_the_loss_on_val_and_changes_no_answer(make_run: Callable) -> None:
+    run = make_run()
+    pack = Pack.open(run.pack)
+    before = predict_split(load_model(run.run_dir), pack, "val")
+    calibrate_checkpoint(run.run_dir / "checkpoint.pth", pack)
+    after = predict_split(load_model(run.run_dir), pack, "val")
+    assert after.losses.mean() < before.losses.mean()
+    assert (after.predicted == before.predicted).all()
+    assert (after.logits == before.logits).all()
+    assert after.outlier_scores is not None
+    assert (after.outlier_scores > 1).mean() <= 0.15  # nine images: at most one of them
+
+
+def test_only_plain_data_is_kept(make_run: Callable) -> None:
+    path = make_run().run_dir / "checkpoint.pth"
+    with pytest.raises(TypeError, match="plain"):
+        set_calibration(path, {"temperature": np.float64(2.0)})
+    assert load_model(path).calibration == {}
+    content = torch.load(path, weights_only=True) | {"calibration": 3}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="calibration"):
+        load_model(path)
