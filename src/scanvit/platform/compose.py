@@ -41,14 +41,15 @@ def _answers(command: Sequence[str]) -> bool:
 
 
 def deploy_folder() -> Path:
-    """The compose files: of the checkout that this package was installed from."""
-    folder = Path(__file__).resolve().parents[3] / "deploy"
-    if not (folder / "compose.yaml").is_file():
-        raise EngineError(
-            "The compose files are not there: this scanvit was not installed from a checkout.",
-            hint="Clone the repository and run scripts/install there; or run without containers: scanvit platform up --native",
-        )
-    return folder
+    """The compose files: of the checkout that this package was installed from, else those that the wheel carries beside the modules."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parents[1] / "deploy", package / "deploy"):
+        if (folder / "compose.yaml").is_file():
+            return folder
+    raise EngineError(
+        "The compose files are not there: this scanvit was installed neither from a checkout nor from a whole wheel.",
+        hint="Clone the repository and run scripts/install there; or run without containers: scanvit platform up --native",
+    )
 
 
 def command(engine: str, settings: Settings, profiles: Sequence[str], *arguments: str) -> list[str]:

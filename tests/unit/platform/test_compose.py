@@ -88,10 +88,15 @@ def test_a_missing_folder_of_images_is_told_before_containers_start(settings: Se
         Compose("docker").preflight(absent, ("ray",))
 
 
-def test_the_files_come_from_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compose, "__file__", str(tmp_path / "a" / "b" / "c" / "compose.py"))
+def test_the_files_come_from_a_checkout_or_from_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "src" / "scanvit"
+    monkeypatch.setattr(compose, "__file__", str(package / "platform" / "compose.py"))
     with pytest.raises(EngineError, match="compose files are not there"):
         compose.deploy_folder()
+    for folder in (package / "deploy", tmp_path / "deploy"):
+        folder.mkdir(parents=True)
+        (folder / "compose.yaml").touch()
+        assert compose.deploy_folder() == folder
 
 
 def test_what_runs_one_way_is_not_started_the_other_way() -> None:
