@@ -163,14 +163,19 @@ print(json.dumps(int(result[0]["value"][1]) if result else 0))
 JOB = """
 import json, os, socket
 import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 ray.init()
+apart = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+ray.get(apart.ready(), timeout=120)
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+@ray.remote(num_cpus=1)
 def look():
     return socket.gethostname(), os.environ["DATA_PATH"], sorted(os.listdir(os.environ["DATA_PATH"]))
 
-print("SEEN", json.dumps(ray.get([look.remote() for _ in range(8)])))
+places = [PlacementGroupSchedulingStrategy(apart, placement_group_bundle_index=index) for index in (0, 1)]
+print("SEEN", json.dumps(ray.get([look.options(scheduling_strategy=place).remote() for place in places])))
 """
 
 
