@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
 _MARK = re.compile(r"^<!-- (run|tested|not run)(?:: (.+?))? -->$")
 _NAMES = ("scanvit", "mlflow", "docker", "ray", "rclone", "kubectl", "ssh", "sudo", "torchrun", "python", "curl", "export", ".")
-_PROGRAMS = (*(f"{name} " for name in _NAMES), "scripts/", "deploy/")
+_PROGRAMS = (*(f"{name} " for name in _NAMES), "scripts/", "deploy/remote/")
 
 
 @dataclass(frozen=True)

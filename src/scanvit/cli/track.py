@@ -90,7 +90,7 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
 @track.command("serve-metrics")
 @click.argument("runs", default="runs", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", default=9109, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--port", default=9109, show_default=True, type=click.IntRange(1, 65535), help="Of the page.")
 def serve_metrics(runs: Path, host: str, port: int) -> None:
     """Let Prometheus scrape a folder of runs at http://HOST:PORT/metrics.
 
