@@ -50,7 +50,10 @@ def train(
     with locked(run_dir):
         open_run(run_dir, experiment)
         name, storage = _place(run_dir, replace(settings, pack=str(pack)))
-        if (finished := bundle.read_manifest(storage.below("run"))) is not None:  # the driver was lost after the run's end
+        finished = None
+        with contextlib.suppress(OSError):  # storage that cannot be used is told of below, with all that is known
+            finished = bundle.read_manifest(storage.below("run"))
+        if finished is not None:  # the driver was lost after the run's end
             return _collect(experiment, run_dir, storage, finished)
         cpus = max(1, (os.cpu_count() or 1) // settings.num_workers) if address is None else 1
         resources = settings.per_worker(cpus=cpus)
