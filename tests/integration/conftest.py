@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+from tests.mlflow_server import MlflowServer
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
@@ -133,6 +134,22 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     store.start()
     yield store
     store.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One for all tests: what a test does to it, it has to undo. Each test uses a run, or an experiment, of its own."""
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    shutil.copy(server.folder / "server.db", server.folder / "empty.db")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def empty_store(mlflow_server: MlflowServer, tmp_path: Path) -> Path:
+    """An MLflow database with its tables and nothing else: making one takes seconds."""
+    return Path(shutil.copy(mlflow_server.folder / "empty.db", tmp_path / "mlflow.db"))
 
 
 def _is_running(pid: int) -> bool:
