@@ -103,6 +103,7 @@ def test_three_processes_add_up_alike_before_and_after(scanvit: MarkedScanvit, s
 def test_without_restarts_a_lost_process_ends_the_run_with_its_own_code(start: Callable[..., Disturbance], undisturbed: Path, fault: Fault) -> None:
     disturbance = start(options=NO_RESTART)
     wait_for_step(disturbance.run_dir, STEPS_AN_EPOCH + 1, disturbance.process)
+    disturbance = Disturbance(disturbance.scanvit, disturbance.run_dir, disturbance.process)
     workers(disturbance.scanvit)[1].kill()
     said = disturbance.ended(code=43)
     assert "Process 1 of 2 was ended by SIGKILL" in said
