@@ -89,6 +89,11 @@ def train(
     if pack is None:
         raise PackMissingError("No pack is given to train on.", hint="Add --pack PACK. Make one with: scanvit data prepare SOURCES -o PACK")
 
+    if address:
+        from ..cluster.session import ensure_reachable
+
+        ensure_reachable(address)
+
     from ..cluster.train import train as train_on_cluster  # the slow import comes after everything that can be refused at once
     from .train import show
 

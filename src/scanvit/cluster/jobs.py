@@ -68,6 +68,7 @@ class JobServer:
 
             for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
                 logging.getLogger(name).setLevel(logging.ERROR)
+            os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray takes it before the address that it is given
             self._client = JobSubmissionClient(address)
 
     def submit(self, entrypoint: str, *, job_id: str, runtime_env: Mapping[str, Any]) -> str:

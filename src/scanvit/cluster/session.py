@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ClusterError, ConfigError
+from ..core.errors import ClusterError, ConfigError, ScanvitError
 from ..data.ray_decoding import require_ray
 from ..storage.address import is_loopback
 
@@ -41,21 +41,35 @@ def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            check_reachable(address, token=read_token(os.environ))
+            ensure_reachable(address)
             ray.init(address=address, **quiet)
         else:
             warn_if_open(dashboard)
             own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
             own |= {"num_gpus": gpus} if gpus is not None else {}
             own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
-            ray.init(address="local", **own, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            _start(ray, own | quiet)
+    except Exception as error:  # Ray raises bare ones as well
+        if isinstance(error, ScanvitError):
+            raise
         where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
         raise ClusterError(f"There is no connection to {where}: {_first_line(error)}", hint=f"Check --address and RAY_ADDRESS. {_ACCESS_HINT}") from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, options: dict[str, Any]) -> None:
+    """Ray gives its node 30 s to start, which a busy machine may need two times."""
+    try:
+        ray.init(address="local", **options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        _log.warning("The cluster on this machine was slow to start: starting it again.")
+        ray.shutdown()
+        ray.init(address="local", **options)
 
 
 def secure(environment: MutableMapping[str, str], *, create: bool) -> None:
@@ -88,6 +102,12 @@ def read_token(environment: MutableMapping[str, str]) -> str | None:
         return token_file(environment).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def ensure_reachable(address: str) -> None:
+    """``check_reachable`` with this process's token."""
+    secure(os.environ, create=False)
+    check_reachable(address, token=read_token(os.environ))
 
 
 def check_reachable(address: str, *, token: str | None, timeout_s: float = 10.0) -> None:
