@@ -24,7 +24,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
 EPOCHS = 60
-RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
+# Small batches make a run that lasts long enough to be disturbed.
+RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
 
 
 class Client:
@@ -81,7 +82,7 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 
 def stored(client: Client, name: str) -> list[str]:
     """Folders of the run's checkpoints in the store."""
-    return re.findall(r"checkpoint_\S+", client("data", "ls", f"s3:runs/{name}"))
+    return re.findall(r"checkpoint_\d\S+", client("data", "ls", f"s3:runs/{name}"))
 
 
 def test_a_run_whose_worker_is_killed_is_the_run_of_plain_ddp(client: Client, small_pack: Path, plain: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_job_that_is_stopped_goes_on_from_the_store_alone(client: Client, smal
     (client.folder / "runtime.json").write_text(json.dumps({"env_vars": {"SCANVIT_CACHE": str(client.folder / "node"), "OMP_NUM_THREADS": "1"}}))
     options = ("--runtime-env", "runtime.json", "--pack", "s3://packs/small", "--num-workers", "2", "--storage", "s3://runs")
     process = client.start("ray", "submit", "tiny", "--name", "job", *options, *RECIPE, "--follow")
-    read_until(process, r"epoch +5/")
+    read_until(process, r"first step after")
     assert "asked to stop" in client("ray", "stop", "job")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 83, out + err
