@@ -292,7 +292,7 @@ def test_a_second_command_waits_for_nobody_but_says_who_is_at_work(platform: Pla
     first = platform.runner.start("platform", "up", "ray", **platform.environment)
     wait_until(lambda: "ray-head" in platform.programs(), "ray was not started")
     assert f"process {first.pid}" in platform("up", code=93)
-    out, err = first.communicate(timeout=200)
+    out, err = first.communicate(timeout=600)
     assert first.returncode == 0, err
     assert "ray-worker-1" in out
 
