@@ -278,7 +278,7 @@ def test_a_refused_password_and_a_taken_port_are_one_sentence_each(platform: Pla
     assert "postgres is not healthy: refuses the password in .env" in platform("status", code=94)
     platform.edit(POSTGRES_PASSWORD=right)
     env = (platform.folder / ".env").read_text()
-    assert "203.0.113.1 is no address of this machine" in platform("up", "--bind", "192.0.2.77", code=10)
+    assert "203.0.113.1 is no address of this machine" in platform("up", "--bind", "203.0.113.1", code=10)
     assert (platform.folder / ".env").read_text() == env
     second = make_platform()
     second.edit(MLFLOW_PORT=platform.settings["MLFLOW_PORT"])
