@@ -98,14 +98,15 @@ def _mlflow(settings: Settings) -> str:
     return f"MLflow {str(version).strip()}, with accounts"
 
 
-def _ray(settings: Settings) -> list[dict[str, Any]]:
+def ray_nodes(settings: Settings) -> list[dict[str, Any]]:
+    """Those that the head holds for alive, as its dashboard describes them."""
     token = {"Authorization": f"Bearer {settings['RAY_AUTH_TOKEN']}"}
     answer = ask(settings, "RAY_DASHBOARD_PORT", "/nodes?view=summary", headers=token)
     return [node for node in answer["data"]["summary"] if node["raylet"].get("state") == "ALIVE"]
 
 
 def _ray_head(settings: Settings) -> str:
-    nodes = _ray(settings)
+    nodes = ray_nodes(settings)
     if not any(node["raylet"].get("isHeadNode") for node in nodes):
         raise UnhealthyError("the dashboard answers, but the head node is not alive")
     return f"Ray, {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
@@ -113,7 +114,7 @@ def _ray_head(settings: Settings) -> str:
 
 def _ray_worker(number: int) -> Callable[[Settings], str]:
     def check_worker(settings: Settings) -> str:
-        workers = [node for node in _ray(settings) if not node["raylet"].get("isHeadNode")]
+        workers = [node for node in ray_nodes(settings) if not node["raylet"].get("isHeadNode")]
         if len(workers) < number:
             raise UnhealthyError(f"the head sees {len(workers)} live worker{'s' if len(workers) != 1 else ''}")
         total = workers[number - 1]["raylet"].get("resourcesTotal", {})

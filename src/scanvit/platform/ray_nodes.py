@@ -7,12 +7,16 @@ import os
 import stat
 import sys
 import tempfile
+import time
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
-from ..core.errors import PlatformStateError
-from .programs import Program, base_environment, needs
-from .settings import LOOPBACK, Settings
+from ..core.errors import PlatformError, PlatformStateError
+from .programs import MARKER, Program, base_environment, needs
+from .settings import LOOPBACK, Settings, load
 
+_HEAD_S = 120.0
 _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 
 
@@ -53,11 +57,25 @@ def session_folder(settings: Settings) -> Path:
     return Path(tempfile.gettempdir()) / f"scanvit-ray-{digest}"
 
 
+def _wait_for_head(settings: Settings) -> None:
+    """The head's port opens before the head is a node. Two nodes that start at once may take longer than the 30 s that Ray grants each."""
+    from .health import ray_nodes
+
+    until = time.monotonic() + _HEAD_S
+    while time.monotonic() < until:
+        with suppress(PlatformError, OSError, HTTPException, ValueError, KeyError, TypeError):
+            if any(node["raylet"].get("isHeadNode") for node in ray_nodes(settings)):
+                return
+        time.sleep(0.5)
+
+
 def main() -> None:
     """``ray``'s command line, which takes 127.0.0.1 at its word: Ray itself would put an address of the network in its place, and listen there."""
     from ray._private import services
     from ray.scripts.scripts import main as ray
 
+    if "--address" in sys.argv:
+        _wait_for_head(load(Path(os.environ[MARKER])))
     if LOOPBACK in sys.argv:
         services.resolve_ip_for_localhost = lambda host: host
     ray()
