@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -181,6 +182,7 @@ print("SEEN", json.dumps(ray.get([look.options(scheduling_strategy=place).remote
 
 class Stack:
     def __init__(self, environment: Path) -> None:
+        self.environment = environment
         self.command = ["compose", "-p", PROJECT, "--env-file", str(environment), "-f", str(COMPOSE)]
 
     def __call__(self, *arguments: str, **options: Any) -> str:
@@ -275,9 +277,12 @@ def test_prometheus_scrapes_every_node_of_ray(stack: Stack) -> None:
     assert stack.python("ray-client", COUNT_NODES) == 3
 
 
-def test_what_was_stored_outlives_the_containers(stack: Stack) -> None:
+def test_what_was_stored_outlives_the_containers_and_a_new_password_holds(stack: Stack) -> None:
     before = stack.python("ray-client", LIST_RUNS)
     assert before
     stack("rm", "-f", "-s", "mlflow", "postgres", "store")
+    text = stack.environment.read_text(encoding="utf-8")
+    stack.environment.write_text(re.sub(r"(?m)^(MLFLOW_TRACKING_PASSWORD=).*$", rf"\g<1>{secrets.token_urlsafe(24)}", text), encoding="utf-8")
     stack("up", "-d", "--wait", "--wait-timeout", "900", *SERVICES)
     assert stack.python("ray-client", LIST_RUNS) == before
+    assert stack.python("ray-client", ASK_MLFLOW) == [401, 200, 403]
