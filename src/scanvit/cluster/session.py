@@ -10,9 +10,11 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ..core.errors import ClusterError, ConfigError, ScanvitError
 from ..data.ray_decoding import require_ray
@@ -61,15 +63,22 @@ def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
-    """Ray gives its node 30 s to start, which a busy machine may need two times."""
-    try:
-        ray.init(address="local", **options)
-    except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
+    """Ray gives its node 30 s to start, which a busy machine may need more than once. What a start leaves behind is ended before the next."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    for last in (False, False, True):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:
+            if last or "timed out during startup" not in str(error):
+                raise
         _log.warning("The cluster on this machine was slow to start: starting it again.")
         ray.shutdown()
-        ray.init(address="local", **options)
+        left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
 
 
 def secure(environment: MutableMapping[str, str], *, create: bool) -> None:
