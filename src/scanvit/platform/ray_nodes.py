@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import stat
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ..core.errors import PlatformError, PlatformStateError
 from .programs import MARKER, Program, base_environment, needs
 from .settings import LOOPBACK, Settings, load
 
+_AGENT_PORTS = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
 _HEAD_S = 120.0
 _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 
@@ -23,7 +25,7 @@ _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 def programs(settings: Settings) -> list[Program]:
     environment = base_environment(settings.folder) | settings.client_environment() | {"DATA_PATH": settings["DATA_PATH"], "RAY_USAGE_STATS_ENABLED": "0"}
     del environment["RAY_ADDRESS"]  # of the job server: a node would take it for the cluster's
-    node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats", "--dashboard-agent-listen-port", "0"]
+    node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats"]
     node += [] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind]  # noqa: S104
     head = ["--head", "--port", settings["RAY_PORT"], "--dashboard-host", settings.bind, "--dashboard-port", settings["RAY_DASHBOARD_PORT"]]
     head += ["--ray-client-server-port", settings["RAY_CLIENT_SERVER_PORT"], "--temp-dir", str(session_folder(settings))]
@@ -57,6 +59,11 @@ def session_folder(settings: Settings) -> Path:
     return Path(tempfile.gettempdir()) / f"scanvit-ray-{digest}"
 
 
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as sockets:
+        return [sockets.enter_context(socket.create_server((LOOPBACK, 0))).getsockname()[1] for _ in range(count)]
+
+
 def _wait_for_head(settings: Settings) -> None:
     """The head's port opens before the head is a node. Two nodes that start at once may take longer than the 30 s that Ray grants each."""
     from .health import ray_nodes
@@ -76,6 +83,9 @@ def main() -> None:
 
     if "--address" in sys.argv:
         _wait_for_head(load(Path(os.environ[MARKER])))
+    # Two nodes of one machine would both take Ray's fixed port for the first; of the others that it chooses by itself, it waits until each is told.
+    for option, port in zip(_AGENT_PORTS, free_ports(len(_AGENT_PORTS)), strict=True):
+        sys.argv += [option, str(port)]
     if LOOPBACK in sys.argv:
         services.resolve_ip_for_localhost = lambda host: host
     ray()
