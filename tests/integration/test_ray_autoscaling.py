@@ -10,6 +10,7 @@ from tests.integration.cluster_harness import RayCluster, autoscaling
 from tests.integration.faults.ray_runs import RayRun
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.slow,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),

@@ -21,6 +21,7 @@ from tests.integration.cluster_harness import RAY, wait_for
 REPOSITORY = Path(__file__).resolve().parents[2]
 SSHD = "/usr/sbin/sshd"
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
     pytest.mark.skipif(not Path(SSHD).is_file() or not shutil.which("rsync"), reason="no SSH server or no rsync (Debian: openssh-server, rsync)"),

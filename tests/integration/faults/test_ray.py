@@ -24,6 +24,7 @@ from tests.integration.training_runs import arguments
 from scanvit.data.prepare import prepare
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.slow,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),

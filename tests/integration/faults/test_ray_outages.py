@@ -17,6 +17,7 @@ from tests.integration.faults.ray_runs import LONG, Disturbed, RayRun
 from tests.integration.training_runs import arguments
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.slow,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
