@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+from tests.mlflow_server import MlflowServer
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
@@ -33,9 +34,10 @@ class Scanvit:
         self.folder = folder
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *args: str | Path, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """``prefix``: a command that runs the command behind it."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "scanvit", *map(str, args)],
+            [*prefix, sys.executable, "-m", "scanvit", *map(str, args)],
             env=self.environment() | environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -132,6 +134,22 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     store.start()
     yield store
     store.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One for all tests: what a test does to it, it has to undo. Each test uses a run, or an experiment, of its own."""
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    shutil.copy(server.folder / "server.db", server.folder / "empty.db")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def empty_store(mlflow_server: MlflowServer, tmp_path: Path) -> Path:
+    """An MLflow database with its tables and nothing else: making one takes seconds."""
+    return Path(shutil.copy(mlflow_server.folder / "empty.db", tmp_path / "mlflow.db"))
 
 
 def _is_running(pid: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scanvit.core.errors import ConfigError
 from scanvit.data.decode import decode_frames
 from scanvit.data.pack import Pack
 from scanvit.data.prepare import prepare
@@ -80,6 +81,16 @@ def test_the_same_salt_gives_the_same_pack_and_another_other_patients(source: Pa
     prepare(source, tmp_path / "three", workers=1)
     patients = [set(Pack.open(tmp_path / name).manifest["patient_id"].to_pylist()) for name in ("one", "three")]
     assert not patients[0] & patients[1]
+
+
+def test_keep_with_another_salt_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(source, tmp_path / "first", workers=1)
+    prepare(source, tmp_path / "second", workers=1, keep=tmp_path / "first")
+    monkeypatch.setenv("SCANVIT_SALT", "another-salt-altogether")
+    with pytest.raises(ConfigError, match="pseudonyms of another salt") as caught:
+        prepare(source, tmp_path / "third", workers=1, keep=tmp_path / "first")
+    assert "SCANVIT_SALT" in str(caught.value.hint)
+    assert not (tmp_path / "third").exists()
 
 
 def test_nothing_that_names_a_patient_gets_into_a_pack(source: Path, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ import yaml
 from PIL import Image
 
 from scanvit.core.contract import PixelContract
-from scanvit.core.errors import ArchiveError, ConfigError, EmptyClassError, PackError, QuarantineError, SourcesError
+from scanvit.core.errors import ArchiveError, ConfigError, EmptyClassError, NoSpaceError, PackError, QuarantineError, SourcesError
 from scanvit.data import decoding
 from scanvit.data.decode import decode_image
 from scanvit.data.output import output_lock
 from scanvit.data.pack import Pack
 from scanvit.data.prepare import PrepareSummary, prepare
 from scanvit.data.sources import SPLITS
+from scanvit.storage.scratch import Spool, scratch_in, scratch_zeros
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -323,3 +324,11 @@ def test_the_real_medmnist_file(shared_data: Path, tmp_path: Path) -> None:
     summary = prepare(shared_data / "pneumoniamnist_trainval.npz", tmp_path / "pack", settings={"image_size_px": 28})
     check_account(summary)
     assert summary.images_in == 5232
+
+
+def test_scratch_files_on_a_full_disk(small_disk: Path) -> None:
+    with scratch_in(small_disk):
+        with pytest.raises(NoSpaceError):
+            Spool().write(bytes(3 << 20))
+        with pytest.raises(NoSpaceError):
+            scratch_zeros(3 << 20, np.uint8)

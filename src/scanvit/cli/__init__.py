@@ -25,8 +25,9 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start here", ("demo",)),
     ("Images", ("data",)),
     ("Train", ("train", "ray", "track", "ui")),
-    ("Judge", ("evaluate", "compare")),
+    ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("predict",)),
+    ("Serve", ("platform", "remote", "chameleon")),
 )
 
 _HELP = """From raw scans to a trained, tracked, honestly judged model.

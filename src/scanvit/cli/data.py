@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from . import fetch as archives
 from . import printable
 from .extend import extend
 from .objects import ls, mount, pull, push
+from .progress import stage_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -124,37 +124,6 @@ def phantom(out: Path, patients_per_class: int, seed: int, flaws: bool) -> None:
     click.echo(f"\nNext: scanvit data prepare {out} -o packs/phantoms")
 
 
-@contextmanager
-def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A function to call with (stage, done, total): a bar on a terminal, a plain line at each tenth elsewhere. Shown on stderr."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = _console(stderr=True)
-    if not console.is_terminal:
-        yield _PlainLines()
-        return
-    with Progress(TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
-
-        yield show
-
-
-class _PlainLines:
-    def __init__(self) -> None:
-        self._shown: dict[str, int] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        tenth = 10 * done // total if total else 10
-        if tenth > self._shown.get(stage, 0):
-            self._shown[stage] = tenth
-            click.echo(f"{stage.lower()}: {done:,} of {total:,}", err=True)
-
-
 def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: bool = True) -> None:
     console = _console()
     show_counts(summary.counts, summary.patients)
@@ -215,8 +184,8 @@ def _gate_table(gates: Any) -> Table:
     return table
 
 
-def _console(*, stderr: bool = False) -> Any:
+def _console() -> Any:
     from rich.console import Console
 
     # Names from outside are no markup.
-    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, soft_wrap=True)

@@ -31,7 +31,7 @@ def _stage(number: int, what: str) -> None:
 
 def _draw(phantoms: Path) -> None:
     from ..data.phantoms import draw_phantoms
-    from .data import stage_progress
+    from .progress import stage_progress
 
     _stage(1, "Drawing phantom images")
     if phantoms.is_dir():  # it appears whole or not at all
@@ -44,7 +44,8 @@ def _draw(phantoms: Path) -> None:
 
 def _prepare(phantoms: Path, pack: Path) -> None:
     from ..data.prepare import prepare
-    from .data import show_summary, stage_progress
+    from .data import show_summary
+    from .progress import stage_progress
 
     _stage(2, "Preparing the pack: decode, drop what is broken or doubled, split by patient, audit")
     if pack.is_dir():

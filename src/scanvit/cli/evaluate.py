@@ -36,7 +36,7 @@ def evaluate(run: Path, split: str, pack: Path | None, processes: int | None, dr
 
 def evaluate_and_show(run: Path, *, split: str = "test", pack: Path | None = None, processes: int | None = None, draws: int = 2000, seed: int = 0) -> None:
     from ..evaluation.evaluate import evaluate as evaluate_run
-    from .data import stage_progress
+    from .progress import stage_progress
 
     with stage_progress() as progress:
         told = lambda done, total: progress("Judging", done, total)  # noqa: E731
@@ -58,7 +58,8 @@ def _track(scores: Scores, run: Path) -> None:
         values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
     files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
-    ship_now(run, load_run(run).tracking)
+    if not ship_now(run, load_run(run).tracking):
+        click.echo(f"The tracking server did not get the scores; send them later: scanvit track sync {run}", err=True)
 
 
 def _show(scores: Scores, run: Path) -> None:

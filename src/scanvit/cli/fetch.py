@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import printable
+from .progress import size_text, stage_progress
 
 if TYPE_CHECKING:
     from ..data.catalog import CatalogEntry
@@ -67,7 +66,7 @@ def fetch(names: tuple[str, ...], out: Path, offline: bool, pack: Path | None, *
         _look(entries, out)
     else:
         policy = DownloadPolicy(tries=options["tries"], timeout_s=options["timeout"])
-        with byte_progress() as progress:
+        with stage_progress(in_bytes=lambda name: True) as progress:
             done = fetch_entries(entries, out, policy=policy, progress=progress)
         for one in done:
             _show(one)
@@ -81,7 +80,7 @@ def _look(entries: list[CatalogEntry], out: Path) -> None:
     from ..core.errors import PartialError
     from ..data.fetch import look
 
-    with byte_progress() as progress:
+    with stage_progress(in_bytes=lambda name: True) as progress:
         found = look(entries, out, progress=progress)
     missing = [entry for entry, one in zip(entries, found, strict=True) if one is None]
     for one in found:
@@ -100,7 +99,7 @@ def _look(entries: list[CatalogEntry], out: Path) -> None:
 
 def _prepare(sources_file: Path, out: Path, pack: Path) -> None:
     from ..data.prepare import prepare
-    from .data import show_summary, stage_progress
+    from .data import show_summary
 
     with stage_progress() as progress:
         summary = prepare(sources_file, pack, root=out, progress=progress)
@@ -110,7 +109,7 @@ def _prepare(sources_file: Path, out: Path, pack: Path) -> None:
 def _facts(entry: CatalogEntry) -> list[tuple[str, str]]:
     from ..storage.address import public_address
 
-    size = "unknown" if entry.shown_bytes is None else ("" if entry.size_bytes else "about ") + _bytes(entry.shown_bytes)
+    size = "unknown" if entry.shown_bytes is None else ("" if entry.size_bytes else "about ") + size_text(entry.shown_bytes)
     facts = [("size", size + (f", {entry.images:,} images" if entry.images else "")), ("licence", entry.licence)]
     facts += [("page", entry.page)] if entry.page else []
     facts += [("address", public_address(entry.url)), ("file", entry.file)]
@@ -125,44 +124,4 @@ def _facts(entry: CatalogEntry) -> list[tuple[str, str]]:
 
 def _show(one: Fetched) -> None:
     what = "fetched" if one.state == "fetched" else "there already, verified"
-    click.echo(f"{one.path}  {_bytes(one.size_bytes)}  {what}\n  sha256 {one.sha256}")
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2g} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
-    return f"{count} bytes"
-
-
-@contextmanager
-def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A function to call with (what, bytes done, bytes in all): a bar on a terminal, a plain line at each tenth elsewhere. Shown on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield _PlainLines()
-        return
-    columns = (TextColumn("{task.description:<24}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-class _PlainLines:
-    def __init__(self) -> None:
-        self._shown: dict[str, int] = {}
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        tenth = 10 * done // total if total else done // 10**9
-        if tenth > self._shown.get(what, 0):
-            self._shown[what] = tenth
-            click.echo(f"{what}: {_bytes(done)}" + (f" of {_bytes(total)}" if total else ""), err=True)
+    click.echo(f"{one.path}  {size_text(one.size_bytes)}  {what}\n  sha256 {one.sha256}")

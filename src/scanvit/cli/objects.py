@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import printable
+from .progress import copy_progress, size_text, stoppable
 
 if TYPE_CHECKING:
     from ..storage.remote import RemoteObject
@@ -54,7 +52,7 @@ def pull(remote: str, folder: Path, engine: str) -> None:
     from ..storage.transfer import open_store
     from ..storage.transfer import pull as pull_objects
 
-    with _stoppable(), _copy_progress() as progress:
+    with stoppable(), copy_progress() as progress:
         done = pull_objects(open_store(parse_remote(remote), os.environ, engine=engine), folder, progress=progress)
     _tell(done, f"in {folder}")
     click.echo(f"\nNext: scanvit data prepare {folder} -o packs/mine")
@@ -75,7 +73,7 @@ def push(remote: str, folder: Path, create: bool, engine: str) -> None:
     from ..storage.transfer import open_store
     from ..storage.transfer import push as push_files
 
-    with _stoppable(), _copy_progress() as progress:
+    with stoppable(), copy_progress() as progress:
         done = push_files(open_store(parse_remote(remote), os.environ, engine=engine), folder, create=create, progress=progress)
     _tell(done, f"in {remote}")
     if done.empty_folders:
@@ -97,7 +95,7 @@ def mount(remote: str, folder: Path, cache: Path | None, daemon: bool) -> None:
     from ..storage.remote import parse_remote
 
     end = f"Unmount it by: fusermount3 -u {folder}" if daemon else "Ctrl-C unmounts it."
-    with _stoppable(), suppress(*(() if daemon else (KeyboardInterrupt, PreemptedError))):  # the usual ends of a mount
+    with stoppable(), suppress(*(() if daemon else (KeyboardInterrupt, PreemptedError))):  # the usual ends of a mount
         mount_objects(
             parse_remote(remote), folder, os.environ, cache=cache, daemon=daemon, on_ready=lambda: click.echo(f"{remote} is at {folder}, read-only. {end}")
         )
@@ -114,7 +112,7 @@ def ls(remote: str, as_json: bool, engine: str) -> None:
     from ..storage.transfer import open_store
 
     place = parse_remote(remote, whole_store=True)
-    with _stoppable():
+    with stoppable():
         store = open_store(place, os.environ, engine=engine)
         rows: list[_Row] = _rows(store.listing(checksums=False).objects) if place.bucket else [(f"{name}/", None, None) for name in store.top()]
     if place.prefix and not rows:
@@ -143,73 +141,15 @@ def _table(rows: list[_Row]) -> None:
 
     table = Table(show_footer=True)
     table.add_column("name", "all", overflow="fold")
-    table.add_column("size", _size(sum(row[1] or 0 for row in rows)), justify="right")
+    table.add_column("size", size_text(sum(row[1] or 0 for row in rows)), justify="right")
     table.add_column("objects", f"{sum(row[2] or 0 for row in rows):,}", justify="right")
     for name, size_bytes, count in rows:
-        table.add_row(Text(printable(name)), "" if size_bytes is None else _size(size_bytes), "" if count is None else f"{count:,}")
+        table.add_row(Text(printable(name)), "" if size_bytes is None else size_text(size_bytes), "" if count is None else f"{count:,}")
     Console(highlight=False, markup=False).print(table)
 
 
 def _tell(done: Transfer, where: str) -> None:
     there = done.objects - done.copied
-    click.echo(f"{done.objects:,} objects, {_size(done.size_bytes)} {where}: {done.copied:,} copied, {there:,} there already, all checked; {done.time_s:.1f} s")
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size_bytes < 1000 or unit == "TB":
-            break
-        size_bytes /= 1000
-    return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an error does, so that programs are stopped, mounts undone and secrets removed."""
-    from ..core.errors import PreemptedError
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise PreemptedError(f"Stopped by {signal.Signals(number).name}.", hint="Run the same command again: it goes on where it stopped.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _copy_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A function to call with (stage, done, total): a bar on a terminal, a plain line at each tenth elsewhere. Shown on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield _PlainLines()
-        return
-    with Progress(TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=console) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, shown="")
-            bar.update(tasks[stage], completed=done, total=total, shown=_progress_text(stage, done, total))
-
-        yield show
-
-
-class _PlainLines:
-    def __init__(self) -> None:
-        self._shown: dict[str, int] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        tenth = 10 * done // total if total else 10
-        if tenth > self._shown.get(stage, 0):
-            self._shown[stage] = tenth
-            click.echo(f"{stage.lower()}: {_progress_text(stage, done, total)}", err=True)
-
-
-def _progress_text(stage: str, done: int, total: int) -> str:
-    return f"{_size(done)} of {_size(total)}" if stage == "Copying" else f"{done:,} of {total:,}"
+    click.echo(
+        f"{done.objects:,} objects, {size_text(done.size_bytes)} {where}: {done.copied:,} copied, {there:,} there already, all checked; {done.time_s:.1f} s"
+    )

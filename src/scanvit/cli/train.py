@@ -118,7 +118,7 @@ def show(result: FitResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..training.tracking import describe_place
+    from ..training.mlflow_client import describe_place
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("run", str(result.run_dir))

@@ -24,8 +24,8 @@ from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
 from ..training.result import FitResult
 from ..training.run_folder import SETTINGS, bind, locked, open_run
+from ..training.shipper import Shipper
 from ..training.shipping import ship_now
-from ..training.tracking import Shipper
 from . import bundle
 from .packs import PackSource, obtain
 from .preflight import check_nodes
@@ -148,8 +148,8 @@ def _publish(opened: Pack, pack: PackSource, storage: Storage) -> PackSource:
 def _tracking(experiment: Experiment, run_dir: Path) -> Mapping[str, Any]:
     """The key of the MLflow run, made here once: whichever worker ships first makes the run, and every later one finds it."""
     shipper = Shipper(run_dir, experiment.tracking)
-    write_json(shipper.state_file, shipper.state)
-    return dict(shipper.state)
+    shipper.state.save(run_dir)
+    return asdict(shipper.state)
 
 
 def _is_one_machine(ray: Any) -> bool:

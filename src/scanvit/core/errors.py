@@ -28,11 +28,19 @@
     │   ├── FetchError           62   a download did not come through; what has come is kept
     │   └── ChecksumError        63   another file than the one that was recorded
     ├── TrackingError           70
+    │   └── RegistryError        71   a model that must not take the alias, or a name that cannot be one
     ├── PreemptedError          75   stopped by a signal after a checkpoint; resume to go on
-    └── ClusterError            80   a Ray cluster cannot be reached or used, or a run on it failed
-        ├── ClusterStorageError  81   a node cannot use the storage of a run
-        ├── ClusterResourcesError  82   more was asked than the cluster has, or came to have in time
-        └── JobError             83   a job failed or was stopped
+    ├── ClusterError            80   a Ray cluster cannot be reached or used, or a run on it failed
+    │   ├── ClusterStorageError  81   a node cannot use the storage of a run
+    │   ├── ClusterResourcesError  82   more was asked than the cluster has, or came to have in time
+    │   └── JobError             83   a job failed or was stopped
+    └── PlatformError           90
+        ├── EngineError          91   a program or container engine is missing, or refuses
+        ├── PortTakenError       92
+        ├── PlatformStateError   93   not initialised, half-finished, or another command is at work on it
+        ├── UnhealthyError       94   a service does not answer as it should
+        ├── RemoteError          95   another machine cannot be reached, or its set-up failed
+        └── CloudError           96   the cloud refuses, or what was asked for does not come
 
 The number is the exit code of the process. 2 is a usage error (click), 130 an interrupt from the keyboard.
 """
@@ -168,6 +176,10 @@ class TrackingError(ScanvitError):
     exit_code = 70
 
 
+class RegistryError(TrackingError):
+    exit_code = 71
+
+
 class PreemptedError(ScanvitError):
     exit_code = 75
 
@@ -186,3 +198,31 @@ class ClusterResourcesError(ClusterError):
 
 class JobError(ClusterError):
     exit_code = 83
+
+
+class PlatformError(ScanvitError):
+    exit_code = 90
+
+
+class EngineError(PlatformError):
+    exit_code = 91
+
+
+class PortTakenError(PlatformError):
+    exit_code = 92
+
+
+class PlatformStateError(PlatformError):
+    exit_code = 93
+
+
+class UnhealthyError(PlatformError):
+    exit_code = 94
+
+
+class RemoteError(PlatformError):
+    exit_code = 95
+
+
+class CloudError(PlatformError):
+    exit_code = 96

@@ -21,7 +21,7 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import DataError
 from ..storage.atomic import storage_errors, write_bytes, write_json
-from .archives import Archive
+from .archive_base import Archive
 from .file_rows import decoding_key, rows_of_file, salt_of
 from .selection import Candidates, Selection
 from .workers import worker_pool
@@ -139,6 +139,20 @@ def read_groups(archive: Archive, groups: Iterable[tuple[str, ...]], wanted: Con
         yield items
 
 
+class InOrder(Container[str]):
+    """The wanted members for a reader that asks for every member in the order in which these stand: one is held at a time."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = iter(paths)
+        self._next = next(self._paths, None)
+
+    def __contains__(self, path: object) -> bool:
+        if path != self._next:
+            return False
+        self._next = next(self._paths, None)
+        return True
+
+
 def read_rows(batch: Batch) -> list[dict[str, Any]]:
     """Those of ``file_rows.rows_of_file``, in the order of the paths; those of images with "index", into the pixels."""
     with _opened(batch) as stored:
@@ -166,7 +180,8 @@ def _opened(batch: Batch) -> Iterator[Any]:
 def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tuple[Batch, Items]]:
     for source, selection in enumerate(selections):
         mine = [batch for batch in todo if batch.source == source]
-        yield from zip(mine, read_groups(selection.archive, (batch.paths for batch in mine), {path for batch in mine for path in batch.paths}), strict=True)
+        wanted = InOrder(path for batch in mine for path in batch.paths)
+        yield from zip(mine, read_groups(selection.archive, (batch.paths for batch in mine), wanted), strict=True)
 
 
 def _decode_in_pool(

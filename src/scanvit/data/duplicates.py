@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from ..storage.scratch import pieces_of
+
 
 def find_duplicates(images: Sequence[tuple[str, str]]) -> dict[int, tuple[str, int]]:
     """Which images to leave out: {index: (reason, index of the image it is compared with)}.
@@ -27,3 +31,19 @@ def find_duplicates(images: Sequence[tuple[str, str]]) -> dict[int, tuple[str, i
         elif index != head:
             rejected[index] = ("duplicate", head)
     return rejected
+
+
+def share_a_prefix(digests: np.ndarray) -> np.ndarray:
+    """int64: the rows of uint8 (N, 8 or more) whose first eight bytes stand in another row too. Whoever shares not even these has no equal."""
+    repeated = np.empty(len(digests), np.uint64)
+    for piece in pieces_of(len(digests)):
+        repeated[piece] = _prefixes(digests[piece])
+    repeated.sort()
+    repeated = repeated[1:][repeated[1:] == repeated[:-1]]
+    if not len(repeated):
+        return np.zeros(0, np.int64)
+    return np.concatenate([np.flatnonzero(np.isin(_prefixes(digests[piece]), repeated)) + piece.start for piece in pieces_of(len(digests))])
+
+
+def _prefixes(digests: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(digests[:, :8]).view(np.uint64).reshape(-1)

@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import ConfigError, DataError, SourcesError
+from ..storage.scratch import scratch_in, spooled
 from .array_file import array_files
 from .audit import Gate, run_gates, write_audit
+from .columns import encode
 from .lineage import child_settings, lineage
 from .manifest import ROW_GROUP_IMAGES, SCHEMA, manifest_writer
 from .output import make_way, output_lock, replacing
@@ -27,6 +29,7 @@ from .sources import SPLITS, SplitConfig, sources_from_dict
 from .splits import assign_splits
 
 _POOL = SPLITS.index("final_eval")
+_TEXTS = [field.name for field in SCHEMA if field.type == pa.string() and field.name != "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ def extend(pack: Path | str, out: Path | str, *, class_name: str, part: Slice, o
     start_s = time.monotonic()
     out = Path(out).absolute()
     parent = Pack.open(pack)
-    with output_lock(out):
+    with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         before = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [parent.size(split) for split in SPLITS])
         moves, left = _choose(parent, before, class_name, part)
@@ -155,9 +158,8 @@ def _used_slices(pack: Pack, class_name: str, of: int) -> list[int]:
 def _reassign(pack: Pack, before: np.ndarray, moves: np.ndarray) -> np.ndarray:
     """The splits with those who move dealt out; the pool itself takes no part."""
     part = np.flatnonzero((before != _POOL) | moves)
-    rows = pack.columns("patient_id", "class_name")
-    classes = rows["class_name"].combine_chunks().dictionary_encode().indices.to_numpy()
-    patients = rows["patient_id"].combine_chunks().take(pa.array(part))
+    classes = spooled((pack.class_codes(batch["class_name"]) for batch in pack.reader.batches("class_name")), np.int16)
+    patients = encode(pack.reader.strings("patient_id")).take(part)
     config = _split_config(pack)
     shares = SplitConfig(train=config.train, val=config.val, test=config.test, final_eval=0, seed=config.seed)
     kept = np.where(moves, np.int8(-1), before)
@@ -182,13 +184,16 @@ def _order(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _write_manifest(folder: Path, parent: Pack, before: np.ndarray, after: np.ndarray) -> None:
-    order, table = _order(before, after), parent.manifest
+    order, reader = _order(before, after), parent.reader
     rows = rows_in_splits(after[order])
+    texts = {name: reader.strings(name) for name in _TEXTS}
+    numbers = {name: spooled((batch[name].to_numpy() for batch in reader.batches(name)), np.int32) for name in ("width_px", "height_px")}
     with manifest_writer(folder / MANIFEST) as write:
         for start in range(0, len(order), ROW_GROUP_IMAGES):
-            chosen = slice(start, start + ROW_GROUP_IMAGES)
-            columns: dict[str, Any] = {name: table[name].take(pa.array(order[chosen])).combine_chunks() for name in SCHEMA.names}
-            write(columns | {"split": [SPLITS[code] for code in after[order[chosen]].tolist()], "row": rows[chosen]})
+            chosen = order[start : start + ROW_GROUP_IMAGES]
+            columns: dict[str, Any] = {name: column.take(pa.array(chosen)).cast(pa.string()) for name, column in texts.items()}
+            columns |= {name: column[chosen] for name, column in numbers.items()}
+            write(columns | {"split": [SPLITS[code] for code in after[chosen].tolist()], "row": rows[start : start + ROW_GROUP_IMAGES]})
 
 
 def _write_arrays(folder: Path, parent: Pack, before: np.ndarray, after: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The readable images on their way from the decoder into a pack, in columns: about 200 bytes an image."""
+"""The readable images on their way from the decoder into a pack, in columns: about 200 bytes an image, in scratch files where they are many."""
 
 from __future__ import annotations
 
@@ -9,87 +9,99 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..storage.scratch import Spool, pieces_of, spooled
+from .columns import Strings, take_strings
 from .selection import Candidate
 from .sources import SPLITS
 
-_TYPES = {
-    "source": pa.int16(),  # index of the selection
-    "path": pa.string(),
-    "class": pa.int16(),  # index into the class names
-    "patient_id": pa.string(),
-    "kept_split": pa.int8(),  # code of the split that the source came with; -1: none
-    "sha256": pa.binary(32),
-    "pixels_sha256": pa.binary(32),
-    "perceptual_hash": pa.binary(32),
-    "width_px": pa.int32(),
-    "height_px": pa.int32(),
-    "format": pa.string(),
-    "batch": pa.int32(),
-    "index": pa.int32(),  # into the batch's pixels
+_NUMBERS = {
+    "source": np.int16,  # index of the selection
+    "class": np.int16,  # index into the class names
+    "kept_split": np.int8,  # code of the split that the source came with; -1: none
+    "width_px": np.int32,
+    "height_px": np.int32,
+    "format": np.int8,  # index into the table's formats
+    "batch": np.int32,
+    "index": np.int32,  # into the batch's pixels
 }
 _DIGESTS = ("sha256", "pixels_sha256", "perceptual_hash")
+_STRINGS = ("path", "patient_id")
 _FLUSH_IMAGES = 1 << 12
 """Rows that are held as Python objects at a time."""
 
 
 class ImageTable:
-    """A row is one image; ``numpy`` and ``digests`` show a column without copying it."""
+    """A row is one image. The columns are read-only."""
 
-    def __init__(self, columns: dict[str, pa.Array]) -> None:
-        self._columns = columns
+    def __init__(self, numbers: dict[str, np.ndarray], digests: dict[str, np.ndarray], strings: dict[str, pa.LargeStringArray], formats: list[str]) -> None:
+        self._numbers, self._digests, self._strings, self.formats = numbers, digests, strings, formats
 
     def __len__(self) -> int:
-        return len(self._columns["path"])
-
-    def __getitem__(self, column: str) -> pa.Array:
-        return self._columns[column]
+        return len(self._numbers["source"])
 
     def numpy(self, column: str) -> np.ndarray:
-        values: np.ndarray = self._columns[column].to_numpy()
-        return values
+        """A column of numbers."""
+        return self._numbers[column]
 
     def digests(self, column: str) -> np.ndarray:
         """uint8 (N, 32)."""
-        return digest_bytes(self._columns[column])
+        return self._digests[column]
+
+    def strings(self, column: str) -> pa.LargeStringArray:
+        return self._strings[column]
 
     def sort(self) -> None:
         """By source, then by path."""
-        keys = pa.table({name: self._columns[name] for name in ("source", "path")})
-        self.take(pc.sort_indices(keys, [("source", "ascending"), ("path", "ascending")]))
+        keys = pa.table({"source": self._numbers["source"], "path": self._strings["path"]})
+        self.take(pc.sort_indices(keys, [("source", "ascending"), ("path", "ascending")]).to_numpy())
 
-    def take(self, rows: pa.Array | np.ndarray) -> None:
-        """Keep these rows, in this order. One column after the other, so that only one of them exists twice at a time."""
-        indices = pa.array(rows)
-        for name in self._columns:
-            self._columns[name] = self._columns[name].take(indices)
+    def take(self, rows: np.ndarray) -> None:
+        """Keep these rows, in this order."""
+        pieces = list(pieces_of(len(rows)))
+        for columns in (self._numbers, self._digests):
+            for name, values in columns.items():
+                columns[name] = spooled((values[rows[piece]] for piece in pieces), values.dtype, *values.shape[1:])
+        for name, column in self._strings.items():
+            self._strings[name] = take_strings(column, rows)
 
 
 class ImageTableBuilder:
     def __init__(self, class_names: Sequence[str]) -> None:
         self._class_index = {name: index for index, name in enumerate(class_names)}
-        self._pieces: dict[str, list[pa.Array]] = {name: [] for name in _TYPES}
-        self._rows: list[tuple[Any, ...]] = []
+        self._formats: dict[str, int] = {}
+        self._numbers = {name: Spool() for name in _NUMBERS}
+        self._digests = {name: Spool() for name in _DIGESTS}
+        self._strings = {name: Strings() for name in _STRINGS}
+        self._rows: list[tuple[int, ...]] = []
 
     def append(self, source: int, candidate: Candidate, row: dict[str, Any], *, batch: int) -> None:
         """``row``: what the decoder says of the image (decoding.read_rows)."""
         split = -1 if candidate.split is None else SPLITS.index(candidate.split)
-        digests = (bytes.fromhex(row[name]) for name in _DIGESTS)
-        seen = (row["width_px"], row["height_px"], row["format"], batch, row["index"])
-        self._rows.append((source, row["path"], self._class_index[candidate.class_name], candidate.patient_id, split, *digests, *seen))
+        kind = self._formats.setdefault(row["format"], len(self._formats))
+        self._rows.append((source, self._class_index[candidate.class_name], split, row["width_px"], row["height_px"], kind, batch, row["index"]))
+        for name in _DIGESTS:
+            self._digests[name].write(bytes.fromhex(row[name]))
+        for name, text in zip(_STRINGS, (row["path"], candidate.patient_id), strict=True):
+            self._strings[name].append(text)
         if len(self._rows) >= _FLUSH_IMAGES:
             self._flush()
 
     def finish(self) -> ImageTable:
         self._flush()
-        return ImageTable({name: pa.concat_arrays(self._pieces.pop(name)) for name in _TYPES})
+        return ImageTable(
+            {name: self._numbers[name].array(kind) for name, kind in _NUMBERS.items()},
+            {name: self._digests[name].array(np.uint8, 32) for name in _DIGESTS},
+            {name: self._strings[name].arrow() for name in _STRINGS},
+            list(self._formats),
+        )
 
     def _flush(self) -> None:
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(_TYPES)
-        for (name, kind), values in zip(_TYPES.items(), columns, strict=True):
-            self._pieces[name].append(pa.array(values, type=kind))
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(_NUMBERS)
+        for (name, kind), values in zip(_NUMBERS.items(), columns, strict=True):
+            self._numbers[name].write(np.array(values, kind))
         self._rows = []
 
 
-def digest_bytes(column: pa.Array) -> np.ndarray:
-    """uint8 (N, 32): a column of 32-byte digests, not copied."""
-    return np.frombuffer(column.buffers()[1], np.uint8)[32 * column.offset :][: 32 * len(column)].reshape(-1, 32)
+def digest_column(digests: np.ndarray) -> pa.FixedSizeBinaryArray:
+    """uint8 (N, 32) as an Arrow column, not copied."""
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(digests), [None, pa.py_buffer(digests)])

@@ -16,22 +16,28 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..core.errors import ArchiveError
-from .archives import Archive, Member, reading
+from .archive_base import Archive, Member, MemberNames, reading
+from .zip_archive import directory
 
 _SPLITS = ("train", "val", "test")
 _MAX_LABELS_BYTES = 1 << 30
+_MOST_ARRAYS = 100
 
 
 def is_medmnist(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    return bool(names) and all(name.endswith(".npy") for name in names) and any(f"{split}_images.npy" in names for split in _SPLITS)
+    names: set[str] = set()
+    for entry in directory(path):
+        if not entry.name.endswith(".npy") or len(names) == _MOST_ARRAYS:
+            return False
+        names.add(entry.name)
+    return any(f"{split}_images.npy" in names for split in _SPLITS)
 
 
 class MedMnistFile(Archive):
-    def members(self) -> list[Member]:
+    def _list(self, names: MemberNames) -> Iterator[Member]:
         with reading(self.path), zipfile.ZipFile(self.path) as archive:
-            return [Member(path, size) for split in self._splits(archive) for path, size in self._paths(archive, split)]
+            for split in self._splits(archive):
+                yield from (Member(path, size) for path, size in self._paths(archive, split))
 
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
         with reading(self.path), zipfile.ZipFile(self.path) as archive:
@@ -60,7 +66,7 @@ class MedMnistFile(Archive):
         if len(labels) != count:
             raise ArchiveError(f"{self.path} has {count} {split}_images but {len(labels)} {split}_labels.", hint="Fetch it again.")
         size_bytes = int(np.prod(shape))
-        for index, label in enumerate(labels.tolist()):
+        for index, label in enumerate(map(int, labels)):
             yield f"{split}/{label}/{index:07d}.npy", size_bytes
 
     def _header(self, stream: IO[bytes], name: str) -> tuple[int, ...]:
@@ -80,7 +86,7 @@ class MedMnistFile(Archive):
             size_bytes = shape[0] * dtype.itemsize
             if size_bytes > _MAX_LABELS_BYTES:
                 raise ArchiveError(f"{split}_labels in {self.path} claims the absurd shape {shape}.", hint="Fetch it again.")
-            return np.frombuffer(stream.read(size_bytes), dtype).astype(np.int64)
+            return np.frombuffer(stream.read(size_bytes), dtype).reshape(-1)
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

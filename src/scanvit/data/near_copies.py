@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 
+from .columns import Encoded, encode
 from .image_table import ImageTable
 from .near_duplicates import find_near_duplicates
 from .selection import Quarantined
@@ -16,10 +16,10 @@ from .selection import Quarantined
 
 @dataclass(frozen=True)
 class Settled:
-    left: np.ndarray
-    """int64: the rows that stay."""
+    left: np.ndarray | None
+    """int64: the rows that stay; None where all do."""
     quarantined: list[Quarantined]
-    patients: pa.Array
+    patients: Encoded
     """Whom each row counts for when splitting, one entry for each row that stays."""
     placed: np.ndarray | None
     """int8, one entry for each row that stays: the split that binds whom it counts for, -1 for none."""
@@ -27,29 +27,29 @@ class Settled:
 
 def settle_near_duplicates(images: ImageTable, choice: Literal["keep", "drop", "move"], *, placed: np.ndarray | None, source_names: Sequence[str]) -> Settled:
     """``placed``: int8, one entry for each row: the split in which an earlier pack has the image's patient, -1 for none."""
-    everyone = np.arange(len(images))
+    encoded = encode(images.strings("patient_id"))
     if choice == "keep":
-        return Settled(everyone, [], images["patient_id"], placed)
-    encoded = images["patient_id"].dictionary_encode()
-    patients = encoded.indices.to_numpy().astype(np.int64)
+        return Settled(None, [], encoded, placed)
+    patients = encoded.codes
     groups = shared_groups(images.digests("perceptual_hash").view(np.uint64), patients)
     bound = images.numpy("kept_split") if placed is None else np.maximum(placed, images.numpy("kept_split"))
     if choice == "drop":
         copies = later_copies(groups, patients, bound >= 0)
-        left = np.setdiff1d(everyone, np.array(sorted(copies), np.int64))
+        stays = np.ones(len(images), bool)
+        stays[list(copies)] = False
+        left = np.flatnonzero(stays)
         quarantined = [_entry(images, source_names, row, head) for row, head in sorted(copies.items())]
-        return Settled(left, quarantined, images["patient_id"].take(pa.array(left)), None if placed is None else placed[left])
-    merged, bound = merge_patients(groups, patients, encoded.dictionary.to_pylist(), bound)
-    return Settled(everyone, [], encoded.dictionary.take(pa.array(merged)), bound)
+        return Settled(left, quarantined, encoded.take(left), None if placed is None else placed[left])
+    merged, bound = merge_patients(groups, patients, encoded.names, bound)
+    return Settled(None, [], replace(encoded, codes=merged.astype(np.int32)).take(np.arange(len(images))), bound)
 
 
 def shared_groups(hashes: np.ndarray, patients: np.ndarray) -> list[list[int]]:
     """The groups of near duplicates in which there is more than one patient, each as rows in ascending order. ``patients``: a code each."""
     found = find_near_duplicates(np.ascontiguousarray(hashes))
-    groups = found.groups(len(hashes))
     members: dict[int, list[int]] = {}
-    for row in np.unique(np.concatenate([found.first, found.second])).tolist():
-        members.setdefault(int(groups[row]), []).append(row)
+    for row, group in zip(*found.members(), strict=True):
+        members.setdefault(int(group), []).append(int(row))
     return [rows for rows in members.values() if len(np.unique(patients[rows])) > 1]
 
 
@@ -90,10 +90,10 @@ def merge_patients(groups: Sequence[Sequence[int]], patients: np.ndarray, names:
             least, greater = sorted((one, other), key=lambda code: names[code])
             parent[greater] = least
             split[least] = max(split[one], split[other])
-    roots = np.array([find(code) for code in range(len(names))], np.int64)
+    roots = np.fromiter(map(find, range(len(names))), np.int64, len(names))
     return roots[patients], split[roots][patients]
 
 
 def _entry(images: ImageTable, source_names: Sequence[str], row: int, head: int) -> Quarantined:
-    sources, paths = images.numpy("source"), images["path"]
+    sources, paths = images.numpy("source"), images.strings("path")
     return Quarantined(source_names[sources[row]], str(paths[row]), "near-duplicate", f"nearly the same as {source_names[sources[head]]}: {paths[head]}")

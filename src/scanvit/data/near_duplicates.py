@@ -13,6 +13,8 @@ from math import comb
 
 import numpy as np
 
+from ..storage.scratch import Spool, pieces_of, spooled
+
 BITS = 256
 NEAR_DUPLICATE_BITS = 23
 """Largest distance of near duplicates. Measured at 64 px on 5,206 chest X-rays, 190 adult ones and 71 B-scans: 99 in 100 copies that were saved
@@ -38,7 +40,18 @@ class NearDuplicates:
 
     def groups(self, count: int) -> np.ndarray:
         """int64 (count,): the same number for images of one group; numbered in the order of their first images."""
-        return _components(self.first, self.second, count)
+        groups = np.arange(count)
+        rows, names = self.members()
+        groups[rows] = names
+        return np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def members(self) -> tuple[np.ndarray, np.ndarray]:
+        """(the images that are in a group, in order; for each the first image of its group), int64."""
+        rows, ends = np.unique(np.concatenate([self.first, self.second]), return_inverse=True)
+        first, second = np.split(ends.reshape(-1), 2)
+        groups = _components(first, second, len(rows))
+        heads = np.unique(groups, return_index=True)[1]
+        return rows, rows[heads[groups]]
 
 
 def parse_hashes(hex_digits: Sequence[str]) -> np.ndarray:
@@ -57,23 +70,52 @@ def find_near_duplicates(hashes: np.ndarray, *, within: int = NEAR_DUPLICATE_BIT
     """
     if not 0 <= within < 64:
         raise ValueError(f"within is {within}, not 0..63")
-    told = np.flatnonzero(hashes.any(axis=1))
-    # Equal hashes are one point: a thousand of them would be half a million pairs in every band.
-    points, index, counts = np.unique(hashes[told], axis=0, return_inverse=True, return_counts=True)
-    index = index.reshape(-1)
-    heads = told[np.argsort(index, kind="stable")[np.cumsum(counts) - counts]]
+    points, counts, heads, copies = _distinct(hashes)
     found = np.zeros(within + 1, np.int64)
-    found[0] = (counts * (counts - 1) // 2).sum()
+    found[0] = sum(int((n * (n - 1) // 2).sum()) for n in (counts[piece].astype(np.int64) for piece in pieces_of(len(counts))))
     forest = _Forest(len(points))
     for first, second, distance in _near_pairs(points, within):
-        np.add.at(found, distance, counts[first] * counts[second])
+        np.add.at(found, distance, counts[first].astype(np.int64) * counts[second])
         forest.add(first, second, distance)
     first, second, distance = forest.links()
-    copies = np.flatnonzero(heads[index] != told)
-    ends = np.sort([np.concatenate([heads[first], heads[index[copies]]]), np.concatenate([heads[second], told[copies]])], axis=0)
-    distance = np.concatenate([distance, np.zeros(len(copies), np.int64)])
+    ends = np.sort([np.concatenate([heads[first], copies[0]]), np.concatenate([heads[second], copies[1]])], axis=0)
+    distance = np.concatenate([distance, np.zeros(copies.shape[1], np.int64)])
     nearest = np.lexsort((ends[1], ends[0], distance))
     return NearDuplicates(ends[0][nearest], ends[1][nearest], distance[nearest], found)
+
+
+def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Equal hashes are one point: a thousand of them would be half a million pairs in every band.
+
+    Returns the different hashes that have a bit set, sorted, uint64 (P, 4); how many images have each, int32 (P,); the first of these, int64
+    (P,); and the others, int64 (2, C): the first one and the copy.
+    """
+    order = np.lexsort(tuple(hashes[:, word] for word in (3, 2, 1, 0)))
+    points, counts, heads, copies = Spool(), Spool(), Spool(), Spool()
+    before = np.zeros(4, np.uint64)  # the flat ones come first
+    head = count = 0
+    for piece in pieces_of(len(order)):
+        rows = order[piece]
+        values = hashes[rows]
+        new = (np.concatenate([before[None], values[:-1]]) != values).any(axis=1)
+        starts, before = np.flatnonzero(new), values[-1]
+        owners = np.concatenate([[head], rows[starts]])[np.cumsum(new)]
+        copied = ~new & values.any(axis=1)
+        copies.write(np.stack([owners[copied], rows[copied]], axis=1))
+        if len(starts):
+            sizes = np.diff(np.append(starts, len(rows)))
+            if count:
+                counts.write(np.array([count + starts[0]], np.int32))
+            counts.write(sizes[:-1].astype(np.int32))
+            count = int(sizes[-1])
+            points.write(values[starts])
+            heads.write(rows[starts])
+            head = int(rows[starts[-1]])
+        elif count:
+            count += len(rows)
+    if count:
+        counts.write(np.array([count], np.int32))
+    return points.array(np.uint64, 4), counts.array(np.int32), heads.array(np.int64), copies.array(np.int64, 2).T
 
 
 class _Forest:
@@ -117,9 +159,10 @@ def _near_pairs(points: np.ndarray, within: int) -> Iterator[tuple[np.ndarray, n
     masks = np.stack([_mask_of(columns) for columns in dealt])
     for number, columns in enumerate(dealt):
         keys = _band_keys(points, columns)
-        order = np.argsort(keys, kind="stable")
-        keys, ordered = keys[order], points[order]
         starts = np.concatenate([[0], np.bincount(keys, minlength=1 << len(columns)).cumsum()])
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        keys.sort()
+        ordered = spooled((points[order[piece]] for piece in pieces_of(len(order))), np.uint64, 4)
         for flipped in _flips(len(columns), errors):
             for left, right in _candidates(keys, starts, flipped):
                 left, right, difference, distance = _verify(ordered, left, right, within)
@@ -128,7 +171,7 @@ def _near_pairs(points: np.ndarray, within: int) -> Iterator[tuple[np.ndarray, n
                 for mask in masks[:number]:
                     seen |= np.bitwise_count(difference & mask).sum(axis=1) <= errors
                 new = ~seen
-                ends = np.stack([order[left[new]], order[right[new]]])
+                ends = np.stack([order[left[new]], order[right[new]]]).astype(np.int64)
                 yield ends.min(axis=0), ends.max(axis=0), distance[new]
 
 
@@ -146,7 +189,9 @@ def _plan_bands(count: int, within: int) -> int:
 
 def _deal_bits(points: np.ndarray, bands: int) -> list[list[int]]:
     """The bits of each band. Bits that are nearly always the same tell little apart, so each band gets its share of them."""
-    ones = np.array([((points[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)).sum() for bit in range(BITS)], np.int64)
+    ones = np.zeros(BITS, np.int64)
+    for piece in pieces_of(len(points)):
+        ones += np.unpackbits(np.ascontiguousarray(points[piece]).astype("<u8").view(np.uint8), axis=1, bitorder="little").sum(axis=0, dtype=np.int64)
     order = np.argsort(np.abs(2 * ones - len(points)), kind="stable").tolist()
     return [order[band::bands] for band in range(bands)]
 
@@ -159,10 +204,11 @@ def _mask_of(columns: list[int]) -> np.ndarray:
 
 
 def _band_keys(points: np.ndarray, columns: list[int]) -> np.ndarray:
-    keys = np.zeros(len(points), np.uint64)
-    for position, bit in enumerate(columns):
-        keys |= ((points[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)) << np.uint64(position)
-    return keys.astype(np.int64)
+    keys = np.zeros(len(points), np.int32)
+    for piece in pieces_of(len(points)):
+        for position, bit in enumerate(columns):
+            keys[piece] |= (((points[piece, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)) << np.uint64(position)).astype(np.int32)
+    return keys
 
 
 def _flips(width: int, errors: int) -> Iterator[int]:
@@ -174,23 +220,22 @@ def _flips(width: int, errors: int) -> Iterator[int]:
 
 def _candidates(keys: np.ndarray, starts: np.ndarray, flipped: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions (left, right) of all pairs whose sorted ``keys`` differ in exactly the bits ``flipped``, each pair once, in chunks."""
-    if flipped:
-        left = np.flatnonzero(keys < keys ^ flipped)
-        begin, end = starts[keys[left] ^ flipped], starts[(keys[left] ^ flipped) + 1]
-    else:
-        left = np.arange(len(keys))
-        begin, end = left + 1, starts[keys + 1]
-    some = end > begin
-    left, begin, sizes = left[some], begin[some], (end - begin)[some]
-    total = np.cumsum(sizes)
-    start = 0
-    while start < len(left):
-        before = total[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total, before + _CANDIDATES_AT_ONCE, side="right")))
-        number = sizes[start:stop]
-        offset = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
-        yield np.repeat(left[start:stop], number), np.repeat(begin[start:stop], number) + offset
-        start = stop
+    for piece in pieces_of(len(keys)):
+        own = keys[piece]
+        other = own ^ flipped
+        left = np.flatnonzero(own < other) if flipped else np.arange(len(own))
+        begin, end = starts[other[left]] if flipped else left + piece.start + 1, starts[other[left] + 1]
+        some = end > begin
+        left, begin, sizes = left[some] + piece.start, begin[some], (end - begin)[some]
+        total = np.cumsum(sizes)
+        start = 0
+        while start < len(left):
+            before = total[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(total, before + _CANDIDATES_AT_ONCE, side="right")))
+            number = sizes[start:stop]
+            offset = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+            yield np.repeat(left[start:stop], number), np.repeat(begin[start:stop], number) + offset
+            start = stop
 
 
 def _verify(points: np.ndarray, left: np.ndarray, right: np.ndarray, within: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

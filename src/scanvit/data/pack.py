@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from ..core.contract import PixelContract
@@ -21,6 +20,7 @@ from ..core.errors import ConfigError, PackCorruptError, PackError, PackMissingE
 from ..storage.atomic import write_json
 from ..storage.checksum import sha256_file
 from .manifest import SCHEMA
+from .manifest_reader import ManifestReader, count_manifest
 from .sources import SPLITS
 
 FORMAT = 1
@@ -102,17 +102,31 @@ class Pack:
 
     def targets(self, split: str) -> np.ndarray:
         """int64 (N,), in the order of the array."""
-        column = self.rows(split, "class_name")["class_name"].combine_chunks().dictionary_encode()
-        try:
-            codes = np.array([self.class_names.index(name) for name in column.dictionary.to_pylist()], dtype=np.int64)
-        except ValueError as cause:
-            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {cause}.", hint=_CORRUPT_HINT) from None
-        return codes[column.indices.to_numpy()] if len(codes) else np.zeros(0, np.int64)
+        start, size = self.start(split), self.size(split)
+        targets, position = np.empty(size, np.int64), 0
+        for batch in self.reader.batches("class_name"):
+            here = slice(max(start - position, 0), max(min(start + size - position, len(batch)), 0))
+            if here.start < here.stop:
+                targets[position + here.start - start : position + here.stop - start] = self.class_codes(batch["class_name"][here])
+            position += len(batch)
+        return targets
+
+    def class_codes(self, column: pa.Array) -> np.ndarray:
+        """int64: class names as indices into ``class_names``. Raises PackCorruptError for an unknown one."""
+        codes = pc.index_in(column, value_set=pa.array(self.class_names, pa.string()))
+        if codes.null_count:
+            unknown = column.filter(pc.is_null(codes))[0].as_py()
+            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {unknown!r}.", hint=_CORRUPT_HINT)
+        found: np.ndarray = codes.to_numpy().astype(np.int64)
+        return found
+
+    def start(self, split: str) -> int:
+        """The row of the manifest at which the split begins."""
+        return sum(self.size(earlier) for earlier in SPLITS[: SPLITS.index(_known(split))])
 
     def rows(self, split: str, *columns: str) -> pa.Table:
         """The manifest's rows of one split, in the order of its array. ``columns``: those to read; left out, all."""
-        start = sum(self.size(earlier) for earlier in SPLITS[: SPLITS.index(_known(split))])
-        return (self.columns(*columns) if columns else self.manifest).slice(start, self.size(split))
+        return (self.columns(*columns) if columns else self.manifest).slice(self.start(split), self.size(split))
 
     @cached_property
     def manifest(self) -> pa.Table:
@@ -120,33 +134,13 @@ class Pack:
         return self.columns(*SCHEMA.names)
 
     def columns(self, *names: str) -> pa.Table:
-        """Some columns of the manifest, read anew at each call. Raises PackCorruptError."""
-        wanted = list(dict.fromkeys((*names, "split", "row")))
-        try:
-            file = pq.ParquetFile(self.path / MANIFEST)
-            known = file.schema_arrow.equals(SCHEMA)
-            table = file.read(wanted) if known else None
-            if table is not None:
-                table.validate(full=True)  # reading leaves damaged strings as they are
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as cause:
-            raise PackCorruptError(f"{self.path / MANIFEST} cannot be read: {_first_line(cause)}.", hint=_CORRUPT_HINT) from None
-        if table is None:
-            raise PackCorruptError(f"{self.path / MANIFEST} does not hold the columns of format {FORMAT}.", hint=_CORRUPT_HINT)
-        if not self._is_in_order(table):
-            raise PackCorruptError(f"{self.path / MANIFEST} and dataset.json disagree about the splits.", hint=_CORRUPT_HINT)
-        return table.select(list(names))
+        """Some columns of the manifest, whole, read anew at each call. Raises PackCorruptError."""
+        return pa.Table.from_batches(self.reader.batches(*names), pa.schema([SCHEMA.field(name) for name in names]))
 
-    def _is_in_order(self, table: pa.Table) -> bool:
-        sizes = [self.size(split) for split in SPLITS]
-        if len(table) != sum(sizes) or any(column.null_count for column in table.columns):
-            return False
-        start = 0
-        for split, size in zip(SPLITS, sizes, strict=True):
-            part = table.slice(start, size)
-            if not pc.all(pc.equal(part["split"], split), min_count=0).as_py() or (part["row"].to_numpy() != np.arange(size)).any():
-                return False
-            start += size
-        return True
+    @cached_property
+    def reader(self) -> ManifestReader:
+        """The manifest piece by piece."""
+        return ManifestReader(self.path / MANIFEST, [self.size(split) for split in SPLITS])
 
     def audit(self) -> list[dict[str, Any]]:
         """All gates of audit.json; empty where the pack was not audited yet."""
@@ -156,12 +150,12 @@ class Pack:
         """The gates of the audit that failed or were acknowledged, without their examples and measurements: what runs and reports carry."""
         return [{key: gate.get(key) for key in _FINDING} for gate in self.audit() if gate.get("verdict") in ("fail", "acknowledged")]
 
-    def acknowledged(self) -> dict[str, str]:
-        """{gate: reason}, as long as audit.json is about these very images."""
+    def acknowledged(self) -> dict[str, dict[str, Any]]:
+        """{gate: what audit.json says of it} of the acknowledged gates, as long as audit.json is about these very images."""
         stored = self._audit_file()
         if stored.get("fingerprint") != self.fingerprint:
             return {}
-        return {str(gate["gate"]): str(gate["reason"]) for gate in stored["gates"] if gate.get("reason") and "gate" in gate}
+        return {str(gate["gate"]): gate for gate in stored["gates"] if gate.get("reason") and "gate" in gate}
 
     def _audit_file(self) -> dict[str, Any]:
         file = self.path / "audit.json"
@@ -189,7 +183,7 @@ class Pack:
 
 def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelContract, settings: Mapping[str, Any]) -> str:
     """Write dataset.json over the arrays and the manifest that stand in ``folder``, and return the fingerprint."""
-    images, patients = _count(folder / MANIFEST, class_names)
+    images, patients = count_manifest(folder / MANIFEST, class_names)
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in HASHED}
     value = fingerprint(class_names, contract, files)
     dataset = {
@@ -204,17 +198,6 @@ def seal_pack(folder: Path, *, class_names: tuple[str, ...], contract: PixelCont
     }
     write_json(folder / "dataset.json", dataset)
     return value
-
-
-def _count(manifest: Path, class_names: tuple[str, ...]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """({split: {class: images}}, {split: patients}), every split and every class."""
-    images, patients = {}, {}
-    for split in SPLITS:
-        rows = pq.read_table(manifest, columns=["class_name", "patient_id"], filters=[("split", "=", split)])
-        found = {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(rows["class_name"])}
-        images[split] = {name: found.get(name, 0) for name in class_names}
-        patients[split] = pc.count_distinct(rows["patient_id"]).as_py()
-    return images, patients
 
 
 def fingerprint(class_names: tuple[str, ...], contract: PixelContract, files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from ..storage.scratch import pieces_of, scratch_zeros
 from .array_file import array_files
 from .decoding import Batch, read_pixels
+from .duplicates import share_a_prefix
 from .image_table import ImageTable
 from .manifest import ROW_GROUP_IMAGES, manifest_writer
 from .pack import MANIFEST
@@ -18,11 +21,25 @@ from .sources import SPLITS
 
 def rows_in_splits(splits: np.ndarray) -> np.ndarray:
     """int64 (N,): each image's row in the array of its split; ``splits``: codes (N,). Images of a split keep their order."""
-    rows = np.empty(len(splits), np.int64)
-    for code in range(len(SPLITS)):
-        members = np.flatnonzero(splits == code)
-        rows[members] = np.arange(len(members))
+    rows = scratch_zeros(len(splits), np.int64)
+    counts = np.zeros(len(SPLITS), np.int64)
+    for piece in pieces_of(len(splits)):
+        for code in range(len(SPLITS)):
+            members = np.flatnonzero(splits[piece] == code)
+            rows[piece][members] = counts[code] + np.arange(len(members))
+            counts[code] += len(members)
     return rows
+
+
+def by_split(splits: np.ndarray) -> np.ndarray:
+    """int64 (N,): the images in the order of the manifest, by split, and within a split as they stand."""
+    order, start = scratch_zeros(len(splits), np.int64), 0
+    for code in range(len(SPLITS)):
+        for piece in pieces_of(len(splits)):
+            members = np.flatnonzero(splits[piece] == code) + piece.start
+            order[start : start + len(members)] = members
+            start += len(members)
+    return order
 
 
 def split_sizes(splits: np.ndarray) -> dict[str, int]:
@@ -32,18 +49,21 @@ def split_sizes(splits: np.ndarray) -> dict[str, int]:
 
 def write_rows(folder: Path, images: ImageTable, splits: np.ndarray, *, class_names: Sequence[str], source_names: Sequence[str]) -> None:
     """The manifest, a row group at a time."""
-    prefixes = np.ascontiguousarray(images.digests("sha256")[:, :_ID_BYTES]).view(f"V{_ID_BYTES}")
-    assert len(np.unique(prefixes)) == len(images), "80 bits of SHA-256 tell different files apart"
-    rows, order = rows_in_splits(splits), np.argsort(splits, kind="stable")
+    suspects = images.digests("sha256")[share_a_prefix(images.digests("sha256")), :_ID_BYTES]
+    assert len(np.unique(suspects, axis=0)) == len(suspects), "80 bits of SHA-256 tell different files apart"
+    rows, order = rows_in_splits(splits), by_split(splits)
+    classes, sources, formats = pa.array(class_names), pa.array(source_names), pa.array(images.formats, pa.string())
     with manifest_writer(folder / MANIFEST) as write:
         for start in range(0, len(order), ROW_GROUP_IMAGES):
             chosen = order[start : start + ROW_GROUP_IMAGES]
-            columns = {name: images[name].take(chosen) for name in ("path", "patient_id", "width_px", "height_px", "format")}
-            columns |= {name: [digest.hex() for digest in images[name].take(chosen).to_pylist()] for name in ("sha256", "perceptual_hash")}
+            columns = {name: images.strings(name).take(pa.array(chosen)).cast(pa.string()) for name in ("path", "patient_id")}
+            columns |= {name: images.numpy(name)[chosen] for name in ("width_px", "height_px")}
+            columns |= {name: [digest.tobytes().hex() for digest in images.digests(name)[chosen]] for name in ("sha256", "perceptual_hash")}
             columns["image_id"] = [sha256[: 2 * _ID_BYTES] for sha256 in columns["sha256"]]
-            columns["class_name"] = [class_names[code] for code in images.numpy("class")[chosen].tolist()]
-            columns["source"] = [source_names[code] for code in images.numpy("source")[chosen].tolist()]
-            write(columns | {"split": [SPLITS[code] for code in splits[chosen].tolist()], "row": rows[chosen]})
+            for name, kinds, codes in (("class_name", classes, images.numpy("class")), ("source", sources, images.numpy("source"))):
+                columns[name] = kinds.take(pa.array(codes[chosen]))
+            columns |= {"format": formats.take(pa.array(images.numpy("format")[chosen])), "split": pa.array(SPLITS).take(pa.array(splits[chosen]))}
+            write(columns | {"row": rows[chosen]})
 
 
 def write_arrays(
@@ -51,8 +71,8 @@ def write_arrays(
 ) -> None:
     """The splits' arrays, a batch at a time. ``shape``: (C, H, W)."""
     rows, batch_of, index_of = rows_in_splits(splits), images.numpy("batch"), images.numpy("index")
+    bounds = np.concatenate([[0], np.bincount(batch_of, minlength=len(batches)).cumsum()])
     by_batch = np.argsort(batch_of, kind="stable")
-    bounds = np.searchsorted(batch_of[by_batch], np.arange(len(batches) + 1))
     with array_files(folder, split_sizes(splits), shape) as files:
         for number, batch in enumerate(batches):
             members = by_batch[bounds[number] : bounds[number + 1]]

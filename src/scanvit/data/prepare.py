@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..core.contract import PixelContract
 from ..core.errors import EmptyClassError, QuarantineError, SourcesError
+from ..storage.scratch import scratch_in
 from .archives import open_archive
 from .audit import Gate, run_gates, write_audit
 from .decoding import Batch, Engine, decode_batches, open_work_folder, plan_batches, read_rows
-from .duplicates import find_duplicates
+from .duplicates import find_duplicates, share_a_prefix
 from .file_rows import owned
 from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
-from .keep import look_up
+from .keep import check_salt, look_up, salt_setting
 from .lineage import child_settings
 from .near_copies import Settled, settle_near_duplicates
 from .output import beside, make_way, output_lock, replacing
@@ -91,9 +91,11 @@ def prepare(
     spec = _override(sources if isinstance(sources, Sources) else load_sources(sources), settings or {})
     if engine == "ray":
         require_ray()
-    with output_lock(out):
+    with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)
+        if earlier:
+            check_salt(earlier, spec.sources)
         selections = _select_all(spec, Path(root), progress)
         job = _Job(spec, selections, out, earlier, progress or (lambda *_: None))
         summary = job.run(partial(decode_batches, workers=workers or os.cpu_count() or 1, engine=engine))
@@ -179,7 +181,7 @@ class _Job:
             images.take(left)
             kept = kept.take(left) if kept else None
         settled = settle_near_duplicates(images, self.spec.near_duplicates, placed=kept.assigned if kept else None, source_names=self.source_names)
-        if len(settled.left) < len(images):
+        if settled.left is not None:
             images.take(settled.left)
             kept = kept.take(settled.left) if kept else None
         _check_classes(self.class_names, images)
@@ -205,7 +207,7 @@ class _Job:
         return found, quarantined, warnings
 
     def _seal(self, folder: Path) -> tuple[str, list[Gate]]:
-        settings = sources_to_dict(self.spec)
+        settings = sources_to_dict(self.spec) | salt_setting(self.spec.sources)
         if self.earlier:
             settings = child_settings(self.earlier, settings, step="keep")
         fingerprint = seal_pack(folder, class_names=tuple(self.class_names), contract=self.contract, settings=settings)
@@ -254,14 +256,12 @@ def _drop_duplicates(
     images: ImageTable, class_names: Sequence[str], source_names: Sequence[str], *, originals: np.ndarray | None
 ) -> tuple[np.ndarray, list[Quarantined]]:
     """The rows that stay, and the others. ``originals``: which of equal images is rather kept, bool (N,)."""
-    pixels, sources, paths, labels = images["pixels_sha256"], images.numpy("source"), images["path"], images.numpy("class")
-    # Whoever shares not even eight bytes of the digest with another has no equal: few are left to look at.
-    _, group, count = np.unique(images.digests("pixels_sha256")[:, :8].copy().view(np.uint64), return_inverse=True, return_counts=True)
-    suspects = np.flatnonzero(count[group.reshape(-1)] > 1)
+    pixels, sources, paths, labels = images.digests("pixels_sha256"), images.numpy("source"), images.strings("path"), images.numpy("class")
+    suspects = share_a_prefix(pixels)
     if originals is not None:
         suspects = suspects[np.argsort(~originals[suspects], kind="stable")]
     rows = suspects.tolist()
-    rejected = find_duplicates([(pixels[row].as_py().hex(), class_names[labels[row]]) for row in rows])
+    rejected = find_duplicates([(pixels[row].tobytes().hex(), class_names[labels[row]]) for row in rows])
     stays = np.ones(len(images), bool)
     quarantined = []
     for index, (reason, kept) in sorted(rejected.items(), key=lambda item: rows[item[0]]):
@@ -282,8 +282,10 @@ def _check_classes(class_names: Sequence[str], images: ImageTable) -> None:
 
 def _assign(images: ImageTable, spec: Sources, settled: Settled) -> np.ndarray:
     splits = images.numpy("kept_split").copy()
+    if (splits < 0).all():
+        return assign_splits(settled.patients, images.numpy("class"), shares=spec.split, seed=spec.split.seed, kept=settled.placed)
     rows = np.flatnonzero(splits < 0)
-    patients, labels = settled.patients.take(pa.array(rows)), images.numpy("class")[rows]
+    patients, labels = settled.patients.take(rows), images.numpy("class")[rows]
     placed = None if settled.placed is None else settled.placed[rows]
     splits[rows] = assign_splits(patients, labels, shares=spec.split, seed=spec.split.seed, kept=placed)
     return splits

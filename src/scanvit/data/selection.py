@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ..core.errors import EmptyClassError, SourcesError
-from .archives import Archive, Member
+from ..storage.scratch import ROWS_AT_ONCE, Spool
+from .archive_base import Archive
 from .columns import Strings
 from .sources import DICOM_PATIENT, SPLITS, PatientTable, Source, compile_regex, matcher
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
 """What counts as an image by its name. Those that are not JPEG, PNG or DICOM end in the quarantine, and are not silently left out."""
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
+_FACTS = np.dtype([("class", np.int32), ("split", np.int8), ("size_bytes", np.int64)])
 _FOLDER_HINT = "Give class patterns in a sources file: classes: {name: pattern}."
 
 
@@ -51,7 +54,9 @@ class Candidates:
         self.paths, self.class_names = Strings(), list[str]()
         """The classes are in the order in which they were met first."""
         self.split_counts: dict[str | None, int] = dict.fromkeys((*SPLITS, None), 0)
-        self._patients, self._classes, self._splits, self._sizes = Strings(), array("i"), array("b"), array("q")
+        self._patients, self._facts = Strings(), Spool()
+        self._pending: list[tuple[int, int, int]] = []
+        self._forgotten = False
         self._class_codes: dict[str, int] = {}
         for candidate in candidates:
             self.append(candidate)
@@ -62,25 +67,33 @@ class Candidates:
             self.class_names.append(candidate.class_name)
         self.paths.append(candidate.path)
         self._patients.append(candidate.patient_id)
-        self._classes.append(code)
-        self._splits.append(-1 if candidate.split is None else SPLITS.index(candidate.split))
-        self._sizes.append(candidate.size_bytes)
+        self._pending.append((code, -1 if candidate.split is None else SPLITS.index(candidate.split), candidate.size_bytes))
         self.split_counts[candidate.split] += 1
+        if len(self._pending) >= ROWS_AT_ONCE:
+            self._settle()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Candidate]:
-        for row, (path, patient) in enumerate(zip(self.paths, self._patients, strict=True)):
-            code = self._splits[row]
-            yield Candidate(path, self.class_names[self._classes[row]], patient, None if code < 0 else SPLITS[code], self._sizes[row])
+        for path, patient, (label, code, size_bytes) in zip(self.paths, self._patients, self._rows(), strict=True):
+            yield Candidate(path, self.class_names[label], patient, None if code < 0 or self._forgotten else SPLITS[code], size_bytes)
 
     def sizes_bytes(self) -> Iterator[int]:
-        return iter(self._sizes)
+        return (size_bytes for _, _, size_bytes in self._rows())
 
     def forget_splits(self) -> None:
-        self._splits = array("b", [-1]) * len(self)
+        self._forgotten = True
         self.split_counts = dict.fromkeys(SPLITS, 0) | {None: len(self)}
+
+    def _rows(self) -> Iterator[tuple[int, int, int]]:
+        self._settle()
+        facts = self._facts.array(_FACTS)
+        return (row for start in range(0, len(facts), ROWS_AT_ONCE) for row in facts[start : start + ROWS_AT_ONCE].tolist())
+
+    def _settle(self) -> None:
+        self._facts.write(np.array(self._pending, _FACTS))
+        self._pending = []
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,11 @@ def select(source: Source, archive: Archive) -> Selection:
     """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing."""
     is_included = matcher(source.include) if source.include else lambda path: True
     class_of = _class_rule(source)
-    members = archive.members()
-    patient_of = _patient_rule(source, archive, members)
+    patient_of = _patient_rule(source, archive)
     candidates = Candidates()
     quarantined: list[Quarantined] = []
     ignored = 0
-    for member in members:
+    for member in archive.members():
         is_image = member.path.lower().endswith(IMAGE_ENDINGS) or (source.patient == DICOM_PATIENT and _is_bare(member.path))
         if not is_image or not is_included(member.path):
             ignored += 1
@@ -171,9 +183,9 @@ def _is_bare(path: str) -> bool:
     return "." not in name and name.upper() != "DICOMDIR"
 
 
-def _patient_rule(source: Source, archive: Archive, members: list[Member]) -> Callable[[str], str | None]:
+def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
     if source.patients is not None:
-        table = _read_table(source.name, source.patients, archive, members)
+        table = _read_table(source.name, source.patients, archive)
         return lambda path: next((table[end] for end in _ends(path) if end in table), None)
     if source.patient is None or source.patient == DICOM_PATIENT:  # there the files name their patients when they are decoded
         return lambda path: path  # each image its own patient
@@ -192,8 +204,8 @@ def _ends(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _read_table(source: str, rule: PatientTable, archive: Archive, members: list[Member]) -> dict[str, str]:
-    found = [member.path for member in members if rule.file in _ends(member.path)]
+def _read_table(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
+    found = [member.path for member in archive.members() if rule.file in _ends(member.path)]
     if len(found) != 1:
         what = "holds no file" if not found else f"holds {len(found)} files"
         raise SourcesError(f"{source} {what} {rule.file!r} that names the patients.", hint="Mend patients.file in the sources file.")

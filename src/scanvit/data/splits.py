@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from ..storage.scratch import Spool, pieces_of, scratch_zeros, spooled
+from .columns import Encoded, encode
 from .sources import SPLITS, SplitConfig
 
 _Held = list[tuple[int, int]]
@@ -18,7 +20,7 @@ _MIN_OUTSIDE_POOL = 3
 
 
 def assign_splits(
-    patients: Sequence[str] | pa.Array, class_indices: Sequence[int] | np.ndarray, *, shares: SplitConfig, seed: int, kept: np.ndarray | None = None
+    patients: Sequence[str] | Encoded, class_indices: Sequence[int] | np.ndarray, *, shares: SplitConfig, seed: int, kept: np.ndarray | None = None
 ) -> np.ndarray:
     """The split of each image, int8 (N,), an index into SPLITS. All images of a patient get the same one.
 
@@ -32,7 +34,8 @@ def assign_splits(
     """
     if not len(patients):
         return np.zeros(0, np.int8)
-    cohort = _Cohort(patients, np.asarray(class_indices, dtype=np.int64), seed, kept)
+    encoded = patients if isinstance(patients, Encoded) else encode(pa.array(patients, pa.large_string()))
+    cohort = _Cohort(encoded, np.asarray(class_indices), seed, kept)
     _take_pool(cohort, shares.final_eval)
     _deal(cohort, {SPLITS.index(name): share for name, share in (("train", shares.train), ("val", shares.val), ("test", shares.test))})
     return cohort.split[cohort.patient_of]
@@ -41,45 +44,65 @@ def assign_splits(
 class _Cohort:
     """The patients by number, in columns."""
 
-    def __init__(self, patients: Sequence[str] | pa.Array, labels: np.ndarray, seed: int, kept: np.ndarray | None) -> None:
-        encoded = (patients if isinstance(patients, pa.Array) else pa.array(patients, pa.string())).dictionary_encode()
-        self.patient_of = encoded.indices.to_numpy().astype(np.int64)
-        self.num_classes = int(labels.max()) + 1
-        self.split = np.full(len(encoded.dictionary), -1, np.int8)
+    def __init__(self, patients: Encoded, labels: np.ndarray, seed: int, kept: np.ndarray | None) -> None:
+        self.patient_of, self.num_classes = patients.codes, int(labels.max()) + 1
+        self.split = np.full(len(patients.names), -1, np.int8)
         if kept is not None:
             np.maximum.at(self.split, self.patient_of, kept)
-        pairs, self._images = np.unique(self.patient_of * self.num_classes + labels, return_counts=True)
-        self._owner, self._labels = np.divmod(pairs, self.num_classes)
-        self._starts = np.searchsorted(self._owner, np.arange(len(self.split) + 1))
-        self._order = self._in_order(encoded.dictionary, seed)
+        self._owner, self._labels, self._images = self._count(labels)
+        self._starts = np.searchsorted(self._owner, np.arange(len(self.split) + 1, dtype=np.int32)).astype(np.int32)
+        self._order = self._in_order(patients.names, seed)
 
-    def _in_order(self, names: pa.Array, seed: int) -> np.ndarray:
+    def _count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(patient, class, images) of each patient and class that occur together, in order."""
+        keys = scratch_zeros(len(labels), np.int64)
+        for piece in pieces_of(len(labels)):
+            keys[piece] = self.patient_of[piece].astype(np.int64) * self.num_classes + labels[piece]
+        keys.sort()
+        columns = Spool(), Spool(), Spool()
+        starts = np.append(np.flatnonzero(np.append(True, keys[1:] != keys[:-1])), len(keys))
+        for piece in pieces_of(len(starts) - 1):
+            owner, label = np.divmod(keys[starts[piece]], self.num_classes)
+            images = np.diff(starts[piece.start : piece.stop + 1])
+            for column, values in zip(columns, (owner, label, images), strict=True):
+                column.write(values.astype(np.int32))
+        owner, label, images = (column.array(np.int32) for column in columns)
+        return owner, label, images
+
+    def _in_order(self, names: Sequence[str], seed: int) -> np.ndarray:
         # By a hash, not by a shuffle: whoever joins, and whatever library draws the numbers, two patients keep their order.
-        hashes = bytearray()
+        high, low = Spool(), Spool()
         for name in names:
-            hashes += hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
-        high, low = np.frombuffer(hashes, ">u8").reshape(-1, 2).T
+            digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
+            high.write(digest[7::-1])  # big-endian, to be sorted by machines that are not
+            low.write(digest[:7:-1])
         # Patients of several classes first (they fit worst), then by size in powers of two; the hash decides within.
-        bit_length = np.frexp(np.bincount(self._owner, weights=self._images))[1]
-        return np.lexsort((low, high, -bit_length, -np.bincount(self._owner)))
+        bit_length = np.frexp(np.bincount(self._owner, weights=self._images))[1].astype(np.int8)
+        classes = np.bincount(self._owner).astype(np.int32)
+        order = np.lexsort((low.array("<u8"), high.array("<u8"), -bit_length, -classes))
+        return spooled((order[piece] for piece in pieces_of(len(order))), np.int32)
 
     def unplaced(self) -> Iterator[tuple[int, _Held]]:
         """(patient, what they hold) of those who have no split when their turn comes."""
-        for patient in self._order.tolist():
-            if self.split[patient] < 0:
-                held = slice(self._starts[patient], self._starts[patient + 1])
-                yield patient, list(zip(self._labels[held].tolist(), self._images[held].tolist(), strict=True))
+        for piece in pieces_of(len(self._order)):
+            for patient in self._order[piece].tolist():
+                if self.split[patient] < 0:
+                    held = slice(self._starts[patient], self._starts[patient + 1])
+                    yield patient, list(zip(self._labels[held].tolist(), self._images[held].tolist(), strict=True))
 
     def images_by_class(self, chosen: np.ndarray | None = None) -> list[float]:
         """``chosen``: bool, one for each patient."""
-        return self._by_class(chosen, self._images)
+        return self._by_class(chosen, lambda piece: self._images[piece])
 
     def patients_by_class(self, chosen: np.ndarray | None = None) -> list[float]:
-        return self._by_class(chosen, np.ones_like(self._images))
+        return self._by_class(chosen, lambda piece: np.ones_like(self._images[piece]))
 
-    def _by_class(self, chosen: np.ndarray | None, weights: np.ndarray) -> list[float]:
-        weights = weights if chosen is None else weights * chosen[self._owner]
-        return np.bincount(self._labels, weights=weights, minlength=self.num_classes).tolist()
+    def _by_class(self, chosen: np.ndarray | None, weights: Callable[[slice], np.ndarray]) -> list[float]:
+        total = np.zeros(self.num_classes)
+        for piece in pieces_of(len(self._owner)):
+            counted = weights(piece) if chosen is None else weights(piece) * chosen[self._owner[piece]]
+            total += np.bincount(self._labels[piece], weights=counted, minlength=self.num_classes)
+        return total.tolist()
 
 
 def _take_pool(cohort: _Cohort, share: float) -> None:

@@ -35,17 +35,22 @@ def score_common_images(runs: Sequence[Path], scores: Sequence[Scores], split: s
     if not all(file.is_file() for file in files):
         return None
     tables = [Predictions.load(file) for file in files]
-    known = [dict(zip(table.image_ids, table.targets.tolist(), strict=True)) for table in tables]
-    common = sorted(set.intersection(*(set(images.items()) for images in known)))
-    if not common:
+    chosen = common_predictions(tables)
+    if chosen is None:
         return None
-    chosen = [_select(table, [image for image, _ in common]) for table in tables]
     draws, seed = scores[0].interval["draws"], scores[0].interval["seed"]
     judged = []
     for table, before in zip(chosen, scores, strict=True):
         about = {"run": before.run, "experiment": before.experiment, "split": before.split, "audit": before.audit, "cost": before.cost}
         judged.append(compute_scores(replace(table, patient_ids=chosen[0].patient_ids), about=about, draws=draws, seed=seed))
-    return CommonImages(scores=judged, left_out=[len(table) - len(common) for table in tables])
+    return CommonImages(scores=judged, left_out=[len(table) - len(chosen[0]) for table in tables])
+
+
+def common_predictions(tables: Sequence[Predictions]) -> list[Predictions] | None:
+    """Of each table the images that all hold, by image_id and class, in one order; None where there are none."""
+    known = [dict(zip(table.image_ids, table.targets.tolist(), strict=True)) for table in tables]
+    common = sorted(set.intersection(*(set(images.items()) for images in known)))
+    return [_select(table, [image for image, _ in common]) for table in tables] if common else None
 
 
 def _select(table: Predictions, image_ids: list[str]) -> Predictions:

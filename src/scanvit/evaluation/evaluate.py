@@ -38,7 +38,8 @@ def evaluate(
 
     Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, PackCorruptError, DataError, ProcessLostError.
     """
-    from ..model.checkpoint import FILE_NAME, load_model
+    from ..model.checkpoint import load_model
+    from ..model.registered import FILE_NAME
 
     run_dir = Path(run_dir)
     if not run_dir.is_dir():

@@ -22,9 +22,9 @@ from ..core.errors import CheckpointError, ConfigError, RunMissingError
 from ..core.loading import experiment_to_dict
 from ..storage.atomic import atomic_file
 from .original import Network, from_original, is_original
+from .registered import FILE_NAME, downloaded, is_address
 from .vit import VisionTransformer
 
-FILE_NAME = "checkpoint.pth"
 FORMAT = 1
 
 _FIELDS: dict[str, type] = {
@@ -124,11 +124,16 @@ def set_calibration(path: Path, calibration: dict[str, Any]) -> None:
 def load_model(run_or_file: Path | str, *, class_names: Sequence[str] | None = None, contract: PixelContract | None = None) -> Classifier:
     """A Classifier in eval mode, on the CPU, from a run folder, a checkpoint.pth, or weights of the original project.
 
+    An address of MLflow works too: ``models:/NAME@ALIAS`` of a registered model, ``runs:/ID`` of a tracked run.
+
     The original's files know neither classes nor pixels: give ``class_names`` and ``contract``, else they are ``class-0``, ``class-1``, ...
     and the default contract at the network's size. A checkpoint.pth carries both, and refuses others.
 
     Raises RunMissingError for a folder without a checkpoint, CheckpointError for a file that cannot be used.
     """
+    if is_address(str(run_or_file)):
+        with downloaded(str(run_or_file)) as fetched:
+            return load_model(fetched, class_names=class_names, contract=contract)
     path = _find(Path(run_or_file))
     content = _read(path)
     try:

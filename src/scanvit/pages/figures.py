@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,23 +37,6 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
-    title: str
-    x_label: str
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    lines: list[Line]
-    marker: tuple[float, str] | None = None
-    """A vertical line: (x in pixels, label)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bars:
     name: str
     boxes: list[tuple[float, float, float, float, str]]
@@ -62,7 +46,9 @@ class Bars:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Histogram:
+class Chart:
+    """A frame with axes, and the lines or bars in it; all in pixels of the view box."""
+
     title: str
     x_label: str
     width: int
@@ -73,9 +59,10 @@ class Histogram:
     bottom: int
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    bars: list[Bars]
+    lines: list[Line] = field(default_factory=list)
+    bars: list[Bars] = field(default_factory=list)
     marker: tuple[float, str] | None = None
-    """A vertical line: (x in pixels, label)."""
+    """A vertical line: (x, label)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +121,26 @@ class _Frame:
         y = self.height - self.bottom - (point[1] - y_low) / (y_high - y_low) * (self.height - self.top - self.bottom)
         return round(x, 1), round(y, 1)
 
+    def chart(
+        self, *, title: str, x_label: str, x_ticks: Sequence[float], y_ticks: Mapping[float, str], marker: tuple[float, str] | None, **drawn: Any
+    ) -> Chart:
+        """``x_ticks``, ``y_ticks`` ({value: label}) and ``marker`` in the units of the axes; ``drawn``: lines or bars."""
+        x_low, y_low = self.x_range[0], self.y_range[0]
+        return Chart(
+            title=title,
+            x_label=x_label,
+            width=self.width,
+            height=self.height,
+            left=self.left,
+            right=self.right,
+            top=self.top,
+            bottom=self.bottom,
+            x_ticks=[(self.place((x, y_low))[0], f"{x:g}") for x in x_ticks],
+            y_ticks=[(self.place((x_low, y))[1], label) for y, label in y_ticks.items()],
+            marker=(self.place((marker[0], y_low))[0], marker[1]) if marker else None,
+            **drawn,
+        )
+
 
 def line_chart(
     series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "epoch", marker: tuple[float, str] | None = None, percent: bool = False
@@ -149,19 +156,13 @@ def line_chart(
     y_range = (min(y_ticks[0], *ys), max(y_ticks[-1], *ys))
     frame = _Frame(x_range=(0.0, x_high), y_range=y_range, right=16 + 7 * max(map(len, series)) if direct else 16)
     x_ticks = [x for x in nice_ticks(0.0, x_high, 6) if x <= x_high and x.is_integer()]
-    return Chart(
+    return frame.chart(
         title=title,
         x_label=x_label,
-        width=frame.width,
-        height=frame.height,
-        left=frame.left,
-        right=frame.right,
-        top=frame.top,
-        bottom=frame.bottom,
-        x_ticks=[(frame.place((x, y_range[0]))[0], f"{x:g}") for x in x_ticks],
-        y_ticks=[(frame.place((0.0, y))[1], f"{100 * y:g}" if percent else f"{y:g}") for y in y_ticks],
+        x_ticks=x_ticks,
+        y_ticks={y: f"{100 * y:g}" if percent else f"{y:g}" for y in y_ticks},
+        marker=marker if marker and 0 <= marker[0] <= x_high else None,
         lines=_lines(series, frame, x_label=x_label, percent=percent, direct=direct),
-        marker=(frame.place((marker[0], y_range[0]))[0], marker[1]) if marker and 0 <= marker[0] <= x_high else None,
     )
 
 
@@ -178,7 +179,7 @@ def _lines(series: Mapping[str, Sequence[Point]], frame: _Frame, *, x_label: str
     return lines
 
 
-def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, bin_width: int, marker: tuple[float, str] | None = None) -> Histogram | None:
+def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, bin_width: int, marker: tuple[float, str] | None = None) -> Chart | None:
     """Bars for counts at 0, 1, 2, ..., as shares of each series, in bins; where the series overlap, one shows through. None where nothing was counted."""
     counts = {name: np.asarray(values, np.float64) for name, values in series.items() if sum(values)}
     if not counts:
@@ -196,23 +197,18 @@ def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, 
     for number, (name, share) in enumerate(shares.items()):
         boxes = []
         for position in np.flatnonzero(share):
-            (x, y), (end, base) = frame.place((float(position * bin_width), share[position])), frame.place((float((position + 1) * bin_width), 0.0))
+            (x, y), (right, base) = frame.place((float(position * bin_width), share[position])), frame.place((float((position + 1) * bin_width), 0.0))
             tip = f"{name}, {position * bin_width} to {(position + 1) * bin_width - 1}: {100 * share[position]:.1f} %"
-            boxes.append((float(x), float(y), round(float(end - x) - 0.6, 1), round(float(max(base - y, 1.0)), 1), tip))
+            boxes.append((float(x), float(y), round(float(right - x) - 0.6, 1), round(float(max(base - y, 1.0)), 1), tip))
         bars.append(Bars(name=name, boxes=boxes, style=number % 8))
-    return Histogram(
+    end = float(bins * bin_width)
+    return frame.chart(
         title=title,
         x_label=x_label,
-        width=frame.width,
-        height=frame.height,
-        left=frame.left,
-        right=frame.right,
-        top=frame.top,
-        bottom=frame.bottom,
-        x_ticks=[(frame.place((x, 0.0))[0], f"{x:g}") for x in nice_ticks(0.0, float(bins * bin_width), 8) if x <= bins * bin_width],
-        y_ticks=[(frame.place((0.0, y))[1], f"{100 * y:g}") for y in y_ticks],
+        x_ticks=[x for x in nice_ticks(0.0, end, 8) if x <= end],
+        y_ticks={y: f"{100 * y:g}" for y in y_ticks},
+        marker=marker,
         bars=bars,
-        marker=(frame.place((marker[0], 0.0))[0], marker[1]) if marker else None,
     )
 
 

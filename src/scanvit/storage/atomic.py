@@ -32,8 +32,11 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
-    """A binary file to write to; it takes ``path``'s place, flushed to disk, when the block ends without an error."""
+def atomic_file(path: Path | str, *, private: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to write to; it takes ``path``'s place, flushed to disk, when the block ends without an error.
+
+    ``private``: for the eyes of its owner alone, at every moment.
+    """
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +47,8 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+            if not private:
+                os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
             os.replace(temporary, path)
             _sync_folder(path.parent)
         except BaseException:
@@ -57,8 +61,9 @@ def write_bytes(path: Path | str, data: bytes | memoryview) -> None:
         file.write(data)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path | str, text: str, *, private: bool = False) -> None:
+    with atomic_file(path, private=private) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path | str, value: Any) -> None:

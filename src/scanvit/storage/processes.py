@@ -6,15 +6,31 @@ import ctypes
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
 
 
 def stops_with_parent() -> None:
     """Called in a new child: the kernel sends it SIGTERM when its parent dies, however that dies. Only Linux knows this."""
+    on_parent_death(signal.SIGTERM)()
+
+
+def on_parent_death(number: int) -> Callable[[], None]:
+    """The same with another signal."""
+
+    def ask() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+
+    return ask
+
+
+def inherit_orphans() -> None:
+    """From now on, descendants whose parents die become children of this process, not of the machine's first. Only Linux knows this."""
     if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end(process: subprocess.Popen[bytes], *, patience_s: float = 10) -> None:

@@ -18,18 +18,18 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from ..core.config import Experiment
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
-from ..core.loading import experiment_to_dict
-from ..core.runtime import World, available_devices, derive_seed, describe_environment, gpu_info, usable_cores
+from ..core.runtime import World, available_devices, derive_seed, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
-from ..storage.atomic import write_json, write_text
 from .checkpoints import AtomicCheckpointIO, newest_intact
+from .description import open_events
 from .host import Host
 from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
 from .result import FitResult
+from .shipper import FINAL_FILES
 from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
 from .world import batch_norm_sync, ddp_options
@@ -54,7 +54,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     if experiment.trainer.compile:
         module.network.compile()
     checkpoint = newest_intact(run_dir / "checkpoints")
-    events = _open_events(experiment, run_dir, checkpoint) if world.rank == 0 else None
+    events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
     progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
     recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
     with _quiet_lightning():
@@ -64,23 +64,20 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         try:
             trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
         except BaseException as error:
-            if events:
-                events.write("end", step=trainer.global_step, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
+            _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None  # Lightning ends the program with exit code 1
             raise
         if events:
             calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
-            for path in ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
-                events.write("artifact", path=path)
-            events.write("end", step=trainer.global_step, status="finished")
+        _write_end(events, trainer, status="finished")
     shipper = shipping.shipper() if shipping else None
     return FitResult(
         run_dir=run_dir,
         best_epoch=recorder.best_epoch,
         best_val_loss=recorder.best_val_loss,
         tracking_uri=shipper.uri if shipper else None,
-        tracked=shipper is None or shipper.behind == 0,
+        tracked=shipper is None or shipper.complete,
     )
 
 
@@ -177,23 +174,11 @@ def _quiet_signals(trainer: L.Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def _open_events(experiment: Experiment, run_dir: Path, checkpoint: Path | None) -> EventLog:
-    """Write what describes the run beside it, and the event that opens or reopens it."""
-    events = EventLog(run_dir)
-    if checkpoint is not None:
-        events.write("resume", checkpoint=checkpoint.name)
-        return events
-    environment = describe_environment()
-    write_json(run_dir / "environment.json", environment)
-    write_text(run_dir / "gpu-info.txt", gpu_info())
-    events.write("start", experiment=experiment_to_dict(experiment), fingerprint=experiment.data.fingerprint, world_size=World.from_environment().world_size)
-    tags: dict[str, Any] = {"scanvit.fingerprint": experiment.data.fingerprint or "", "scanvit.experiment": experiment.name}
-    if environment["git_commit"]:
-        tags["mlflow.source.git.commit"] = environment["git_commit"]
-    events.write("tags", **tags)
-    for path in ("experiment.yaml", "environment.json", "gpu-info.txt"):
-        events.write("artifact", path=path)
-    return events
+def _write_end(events: EventLog | None, trainer: L.Trainer, **values: Any) -> None:
+    if events:
+        for path in FINAL_FILES:
+            events.write("artifact", step=trainer.global_step, path=path)
+        events.write("end", step=trainer.global_step, **values)
 
 
 @contextmanager

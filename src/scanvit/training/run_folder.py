@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,8 @@ from ..data.pack import Pack
 from ..storage.atomic import storage_errors, write_text
 
 SETTINGS = "experiment.yaml"
+_BESIDE = {".lock", ".tracking.lock", "tracking.json"}
+"""What may lie in a folder before its run begins."""
 _MAY_DIFFER = {"data.pack"}  # the same pack in another place
 
 
@@ -41,7 +44,7 @@ def open_run(run_dir: Path, experiment: Experiment) -> bool:
         if is_finished(run_dir):
             raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
         return True
-    if run_dir.is_dir() and any(path.name != ".lock" for path in run_dir.iterdir()):
+    if run_dir.is_dir() and any(path.name not in _BESIDE for path in run_dir.iterdir()):
         raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
     write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
     return False
@@ -67,13 +70,34 @@ def locked(run_dir: Path) -> Iterator[int]:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.") from None
+        if not _take(descriptor, tries=3):  # someone may be looking whether it is free
+            raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_being_trained(run_dir: Path) -> bool:
+    """Whether a process on this machine holds the run folder."""
+    try:
+        descriptor = os.open(run_dir / ".lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _take(descriptor, tries=1)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, *, tries: int) -> bool:
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if left:
+                time.sleep(0.05)
+    return False
 
 
 def _refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:

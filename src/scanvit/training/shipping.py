@@ -17,34 +17,40 @@ import time
 from pathlib import Path
 
 from ..core.config import TrackingConfig
-from ..core.events import read_events
+from ..core.errors import ScanvitError
 from ..core.loading import load_experiment
-from .tracking import Shipper, brief, describe_place
+from .mlflow_client import explain
+from .run_folder import is_being_trained
+from .shipper import Shipper
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 _RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+_TELL_AFTER = 2
 
 
 class ShippingProcess:
     """Starts and stops the copying of one run."""
 
-    def __init__(self, run_dir: Path, settings: TrackingConfig) -> None:
-        self.run_dir, self.settings = run_dir, settings
+    def __init__(self, run_dir: Path, settings: TrackingConfig, *, once: bool = False) -> None:
+        """``once``: it is enough that everything arrives, whether or not somebody trains the run."""
+        self.run_dir, self.settings, self.once = run_dir, settings, once
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         package_root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-m", "scanvit.training.shipping", str(self.run_dir)]
+        command = [sys.executable, "-m", "scanvit.training.shipping", str(self.run_dir), *(["once"] if self.once else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path})
 
     def stop(self) -> None:
         """Wait until everything has been sent, for at most ``drain_timeout_s``."""
-        process, self._process = self._process, None
-        if process is None:
+        if self._process is None:
             return
+        if self._process.poll() is not None:  # somebody ended it, as a machine short of memory does
+            self.start()
+        process, self._process = self._process, None
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
@@ -63,38 +69,41 @@ def ship_now(run_dir: Path, settings: TrackingConfig) -> bool:
     """Copy what has not been copied yet, for at most ``drain_timeout_s``; whether everything arrived."""
     if not settings.mlflow:
         return True
-    process = ShippingProcess(run_dir, settings)
+    process = ShippingProcess(run_dir, settings, once=True)
     process.start()
     process.stop()
     return process.shipper().behind == 0
 
 
-def main(run_dir: Path) -> int:
+def main(run_dir: Path, *, once: bool = False) -> int:
     """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
         signal.signal(signum, signal.SIG_IGN)
-    _yield_to_training()
+    if not once:
+        _yield_to_training()
     settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
     shipper = Shipper(run_dir, settings)
     failures, deadline = 0, None
     while deadline is None or time.monotonic() < deadline:
+        ended = deadline is not None  # before the last look at the events, not after
         try:
-            shipper.ship()
-            if deadline is not None:
-                if not _has_ended(run_dir):
-                    shipper.terminate("preempted")
+            shipper.ship(alive=not ended or is_being_trained(run_dir))
+            if ended and (once or shipper.complete):  # else its launcher is still ending the other processes of the run
                 return 0
+            if failures >= _TELL_AFTER:
+                log.warning("Tracking at %s answers again.", shipper.uri)
             failures = 0
         except Exception as error:  # whatever the server or its client library does, try again
-            if failures == 0:
-                place = describe_place(shipper.uri)
-                log.warning("Tracking at %s does not answer (%s). Training goes on; the events are kept.", place, brief(error))
             failures += 1
+            if failures == _TELL_AFTER:  # one lost connection is no news
+                reason = error.message if isinstance(error, ScanvitError) else explain(error)
+                log.warning("Tracking at %s does not work: %s. Training goes on; the events are kept.", shipper.uri, reason.rstrip("."))
         wait_s = _RETRY_S[min(failures, len(_RETRY_S)) - 1] if failures else _POLL_S
-        if deadline is not None:
+        if ended:
             time.sleep(min(wait_s, _POLL_S))
         elif _training_is_gone(wait_s):
             deadline = time.monotonic() + settings.drain_timeout_s
+            _stop_yielding()
     return 1
 
 
@@ -108,18 +117,19 @@ def _yield_to_training() -> None:
             os.nice(19)
 
 
+def _stop_yielding() -> None:
+    """The training is gone, and somebody waits for this process now, on a machine that may be busy with other work."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def _training_is_gone(wait_s: float) -> bool:
     """Wait, but not longer than the training lives: its end closes the pipe."""
     readable, _, _ = select.select([sys.stdin], [], [], wait_s)
     return bool(readable) and not os.read(sys.stdin.fileno(), 1)
 
 
-def _has_ended(run_dir: Path) -> bool:
-    """Whether the last start or resume was followed by an end."""
-    kinds = [event["kind"] for event in read_events(run_dir) if event["kind"] in ("start", "resume", "end")]
-    return bool(kinds) and kinds[-1] == "end"
-
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), once="once" in sys.argv[2:]))

@@ -103,8 +103,10 @@ def _tell(error: Exception) -> tuple[Report, int]:
 
 def _as_stalled(error: Exception) -> Exception:
     """A collective operation that nobody else took part in comes as a RuntimeError with the time-out in its text."""
-    if isinstance(error, RuntimeError) and ("Timed out waiting" in str(error) or "timeout" in str(error).lower()):
-        return StalledError(str(error).splitlines()[0])
+    text = str(error)
+    is_collective = isinstance(error, RuntimeError) and ("gloo" in text or type(error).__name__.startswith("Dist"))  # torch.distributed.DistError
+    if is_collective and ("timed out" in text.lower() or "timeout" in text.lower()):
+        return StalledError(text.splitlines()[0])
     return error
 
 

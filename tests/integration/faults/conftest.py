@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class MarkedScanvit(Scanvit):
         super().__init__(folder)
         self.mark = uuid.uuid4().hex
 
-    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
-        return super().start(*args, **{MARK: self.mark} | environment)
+    def start(self, *args: str | Path, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        return super().start(*args, prefix=prefix, **{MARK: self.mark} | environment)
 
     def alive(self) -> list[psutil.Process]:
         """Processes of this test that have not ended (a zombie has), oldest first."""

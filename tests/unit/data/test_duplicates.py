@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scanvit.data.duplicates import find_duplicates
+from scanvit.data.duplicates import find_duplicates, share_a_prefix
 
 
 def test_the_first_of_equal_images_is_kept() -> None:
@@ -26,3 +27,12 @@ def test_what_is_left_has_no_equal_pixels_and_nothing_else_is_lost(images: list[
     for index, (_, other) in found.items():
         assert other != index
         assert images[other][0] == images[index][0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=50))
+def test_rows_that_share_their_first_eight_bytes(numbers: list[int]) -> None:
+    digests = np.zeros((len(numbers), 32), np.uint8)
+    digests[:, 7] = numbers
+    digests[:, 8] = np.arange(len(numbers))
+    assert share_a_prefix(digests).tolist() == [row for row, number in enumerate(numbers) if numbers.count(number) > 1]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scanvit.cli import main
-from scanvit.core.errors import ConfigError, DataError, PackCorruptError, PackError, PackMissingError, ScanvitError
+from scanvit.core.errors import AuditError, ConfigError, DataError, PackCorruptError, PackError, PackMissingError, ScanvitError
 from scanvit.data.extend import Slice, extend, parse_slice, slice_patients
 from scanvit.data.lineage import lineage
 from scanvit.data.pack import Pack
@@ -149,6 +149,32 @@ def test_reasons_for_failed_gates_go_with_the_child(make_pack: MakePack) -> None
     assert main(["data", "audit", str(parent), "--acknowledge", "G4=one clinic a class"]) in (0, 3)
     gates = {gate["gate"]: gate for gate in Pack.open(take(parent, "1/10")).audit()}
     assert (gates["G4"]["verdict"], gates["G4"]["reason"]) == ("acknowledged", "one clinic a class")
+
+
+def copied(rows: list[tuple[str, str, str, str]], groups: list[list[str]]) -> dict[int, np.ndarray]:
+    """Pixels for make_pack: in each group, the first image of a class-a patient of each of the splits is the same picture."""
+    places = {split: [i for i, row in enumerate(rows) if row[:2] == (split, "a")] for split in SPLITS}
+    pictures = np.random.default_rng(5).integers(0, 256, (len(groups), 1, 8, 8), np.uint8)
+    return {places[split][4 * number]: pictures[number] for number, group in enumerate(groups) for split in group}
+
+
+def test_a_reason_does_not_cover_a_finding_that_is_new_in_the_child(make_pack: MakePack) -> None:
+    parent = make_pack(ROWS, pixels=copied(ROWS, [["train", "val"], ["train", "val", "final_eval"]]))
+    main(["data", "audit", str(parent), "--acknowledge", "G2=the same film was filed twice"])
+    gates = {gate["gate"]: gate for gate in Pack.open(take(parent, "1/1")).audit()}
+    assert gates["G2"]["verdict"] == "fail"
+    assert gates["G2"]["reason"] is None
+    assert "New, or worse, since it was acknowledged (the same film was filed twice)" in gates["G2"]["detail"]
+    assert main(["data", "audit", str(parent.with_name("pack-a1_1"))]) == AuditError.exit_code
+
+
+def test_a_reason_covers_what_is_left_of_its_finding(make_pack: MakePack) -> None:
+    parent = make_pack(ROWS, pixels=copied(ROWS, [["train", "val"], ["train", "val"]]))
+    main(["data", "audit", str(parent), "--acknowledge", "G2=the same film was filed twice"])
+    child = take(parent, "1/1")
+    (gate,) = [gate for gate in Pack.open(child).audit() if gate["gate"] == "G2"]
+    assert (gate["verdict"], gate["reason"], len(gate["accepted"])) == ("acknowledged", "the same film was filed twice", 2)
+    assert gate["detail"].startswith("2 pictures")
 
 
 @pytest.mark.parametrize("steps", [3, ["x"], [{"step": "keep"}], [{"step": "extend", "parent": "f", "class": "a", "slice": "1", "of": 10}]])

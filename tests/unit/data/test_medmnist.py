@@ -68,14 +68,14 @@ def test_only_wanted_images_come(tmp_path: Path) -> None:
 )
 def test_arrays_of_another_kind_are_refused(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
     with pytest.raises(ArchiveError):
-        open_archive(save(tmp_path / "x.npz", arrays() | change)).members()
+        list(open_archive(save(tmp_path / "x.npz", arrays() | change)).members())
 
 
 def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     values = arrays()
     del values["val_labels"]
     with pytest.raises(ArchiveError, match="val"):
-        open_archive(save(tmp_path / "x.npz", values)).members()
+        list(open_archive(save(tmp_path / "x.npz", values)).members())
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

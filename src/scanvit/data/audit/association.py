@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...storage.scratch import pieces_of
+
 
 def cramers_v(counts: np.ndarray) -> float:
     """Association of the rows and columns of a table of counts, 0..1; 0 where one of them does not vary (Cramer 1946, section 21.9)."""
@@ -27,7 +29,10 @@ def corrected_cramers_v(counts: np.ndarray) -> float:
 
 def table_of(rows: np.ndarray, columns: np.ndarray, *, shape: tuple[int, int]) -> np.ndarray:
     """int64 counts of each combination of two columns of codes."""
-    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+    counts = np.zeros(shape[0] * shape[1], np.int64)
+    for piece in pieces_of(len(rows)):
+        counts += np.bincount(rows[piece].astype(np.int64) * shape[1] + columns[piece], minlength=len(counts))
+    return counts.reshape(shape)
 
 
 def _filled(counts: np.ndarray) -> np.ndarray:

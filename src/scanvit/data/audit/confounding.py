@@ -43,13 +43,15 @@ def gate_confounding(view: AuditView) -> Gate:
         told.append(f"Thumbnails of {THUMBNAIL_PX} px tell the source with {_said(source_probe)}.")
     if whole and border:
         told.append(f"The image's border alone tells the class with {_said(border)}, the whole image with {_said(whole, chance=False)}.")
-    knows_too_much = _border_knows_too_much(whole, border)
-    told += [knows_too_much] if knows_too_much else []
+    border_says = _border_knows_too_much(whole, border)
+    told += list(dict.fromkeys(sentence for _, _, sentence in border_says))
+    causes = {"class and source go together": value} if value >= CONFOUNDED else {}
+    causes |= {cause: badness for cause, badness, _ in border_says}
     nothing = not several and border is None
     return Gate(
         gate="G4",
         title="Neither the source nor the border gives the class away",
-        verdict="not applicable" if nothing else "fail" if value >= CONFOUNDED or knows_too_much else "pass",
+        verdict="not applicable" if nothing else "fail" if causes else "pass",
         figure=None if nothing else round(value, 3),
         figure_name="Cramer's V of class and source",
         threshold=CONFOUNDED,
@@ -63,7 +65,8 @@ def gate_confounding(view: AuditView) -> Gate:
             "image_probe": whole and whole.to_dict(),
             "border_probe": border and border.to_dict(),
         },
-        examples=_main_sources(view, counts) if several and value >= CONFOUNDED else _by_class(view) if knows_too_much else (),
+        examples=_main_sources(view, counts) if several and value >= CONFOUNDED else _by_class(view) if border_says else (),
+        causes=causes,
     )
 
 
@@ -80,24 +83,27 @@ def gate_files(view: AuditView) -> Gate:
     if probe is None:
         detail = "No two classes have five patients or more: there is nothing to judge by."
         return Gate(gate="G5", title=title, verdict="not applicable", figure=None, figure_name=unit, threshold=CONFOUNDED, detail=detail, measured=measured)
-    given = [name for name, youden in probe.youden.items() if youden >= GIVEN_AWAY]
-    failed = (probe.skill >= CONFOUNDED and probe.is_above_chance) or of_format >= CONFOUNDED or bool(given)
+    given = {name: youden for name, youden in probe.youden.items() if youden >= GIVEN_AWAY}
+    causes = {f"the file gives away {name}": youden for name, youden in given.items()}
+    causes |= {"the file tells the class": probe.skill} if probe.skill >= CONFOUNDED and probe.is_above_chance else {}
+    causes |= {"class and format go together": of_format} if of_format >= CONFOUNDED else {}
     detail = (
         f"Width, height, aspect and format alone tell the class with {_said(probe)}. Cramer's V of class and format is {of_format:.2f}, corrected for chance."
     )
     if given:
         detail += f" The file alone gives away: {', '.join(given)}."
-    if failed:
+    if causes:
         detail += " Convert all images the same way from the originals, or balance the classes over the kinds of file."
     return Gate(
         gate="G5",
         title=title,
-        verdict="fail" if failed else "pass",
+        verdict="fail" if causes else "pass",
         figure=round(probe.skill, 3),
         figure_name=unit,
         threshold=CONFOUNDED,
         detail=detail,
         measured=measured,
+        causes=causes,
     )
 
 
@@ -118,16 +124,18 @@ def _image_probes(view: AuditView) -> tuple[Probe | None, Probe | None]:
     return whole, run_probe(thumbnails[:, frame], labels, patients, names=view.class_names)
 
 
-def _border_knows_too_much(whole: Probe | None, border: Probe | None) -> str:
-    """The sentence that says so, or nothing."""
+def _border_knows_too_much(whole: Probe | None, border: Probe | None) -> list[tuple[str, float, str]]:
+    """(cause, how bad, the sentence that says so)."""
     if whole is None or border is None or not border.is_above_chance:
-        return ""
-    if given := [name for name, youden in border.youden.items() if youden >= GIVEN_AWAY]:
-        return f"The border alone gives away: {', '.join(given)}. Look for markers, text and framing."
+        return []
+    if given := {name: youden for name, youden in border.youden.items() if youden >= GIVEN_AWAY}:
+        sentence = f"The border alone gives away: {', '.join(given)}. Look for markers, text and framing."
+        return [(f"the border gives away {name}", youden, sentence) for name, youden in given.items()]
     share = border.skill / whole.skill if whole.skill > 0 else 0.0
     if border.skill >= _LEAST_SKILL and share >= BORDER_SHARE:
-        return f"That is {share:.0%} of the whole image's skill (fails from {BORDER_SHARE:.0%}): look for markers, text and framing."
-    return ""
+        sentence = f"That is {share:.0%} of the whole image's skill (fails from {BORDER_SHARE:.0%}): look for markers, text and framing."
+        return [("the border has much of the image's skill", share, sentence)]
+    return []
 
 
 def _said(probe: Probe, *, chance: bool = True) -> str:
@@ -169,8 +177,11 @@ def _files_by_class(view: AuditView) -> dict[str, dict[str, Any]]:
         mine = view.class_of == k
         if not mine.any():
             continue
-        kinds, counts = np.unique(np.stack([view.width_px[mine], view.height_px[mine], view.format[mine]], axis=1), axis=0, return_counts=True)
-        width, height, code = kinds[counts.argmax()].tolist()
+        # One number a kind of file, in the order of (width, height, format): 28 bits a side, 8 bits of format.
+        kinds = (view.width_px[mine].astype(np.int64) << 36) + (view.height_px[mine].astype(np.int64) << 8) + view.format[mine]
+        kinds, counts = np.unique(kinds, return_counts=True)
+        commonest = int(kinds[counts.argmax()])
+        width, height, code = commonest >> 36, commonest >> 8 & (1 << 28) - 1, commonest & 255
         shown = {"commonest": f"{width} x {height} {view.format_names[code]}", "share": round(float(counts.max() / counts.sum()), 3), "kinds": len(counts)}
         result[str(name)] = shown
     return result

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from PIL import Image
 
 from ..hashing import perceptual_hash
 from ..near_duplicates import BITS, NEAR_DUPLICATE_BITS, find_near_duplicates, parse_hashes
-from .gate import Example, Gate
+from ..sources import SPLITS
+from .gate import Example, Gate, causes_of
 from .view import AuditView
 
 _EXAMPLES = 6
@@ -23,62 +25,73 @@ _COPIED_IMAGES = 100
 
 def gate_patients(view: AuditView) -> Gate:
     """G1: a patient in two splits."""
-    title, unit = "No patient in two splits", "patients in two splits or more"
-    spread = _groups_in_two_splits(view.patient, view.split)
+    spread = view.crossing(view.patient)
+    names = [view.patient_names[int(view.patient[rows[0]])] for rows in spread]
     sources = view.pack.settings.get("sources", [])
     unknown = [str(source["name"]) for source in sources if not source.get("patient") and not source.get("patients")]
-    if len(spread):
-        names = ", ".join(view.patient_name(index) for index in spread[:_NAMED])
-        detail = f"{len(spread):,} patients have images in two splits or more: {names}. The test then asks for faces that training has seen."
-        examples = tuple(_across(view, np.flatnonzero(view.patient == index), view.patient_name(index)) for index in spread[:_EXAMPLES])
-        return Gate(gate="G1", title=title, verdict="fail", figure=float(len(spread)), figure_name=unit, threshold=1, detail=detail, examples=examples)
-    if unknown:
+    if spread:
+        shown = ", ".join(names[:_NAMED])
+        detail = f"{len(spread):,} patients have images in two splits or more: {shown}. The test then asks for faces that training has seen."
+    elif unknown:
         detail = f"Nothing tells the patients of {', '.join(unknown)}: each image counts as its own, and a patient may stand in two splits unseen."
-        return Gate(gate="G1", title=title, verdict="fail", figure=0.0, figure_name=unit, threshold=1, detail=detail)
-    detail = f"0 of {view.patients:,} patients have images in two splits."
-    return Gate(gate="G1", title=title, verdict="pass", figure=0.0, figure_name=unit, threshold=1, detail=detail)
+    else:
+        detail = f"0 of {len(view.patient_names):,} patients have images in two splits."
+    standing = [" and ".join(SPLITS[code] for code in np.unique(view.split[rows])) for rows in spread]
+    found = [f"{name} in {splits}" for name, splits in zip(names, standing, strict=True)]
+    return Gate(
+        gate="G1",
+        title="No patient in two splits",
+        verdict="fail" if spread or unknown else "pass",
+        figure=float(len(spread)),
+        figure_name="patients in two splits or more",
+        threshold=1,
+        detail=detail,
+        examples=tuple(_across(view, rows, name) for rows, name in zip(spread[:_EXAMPLES], names, strict=False)),
+        causes=causes_of(found + [f"nothing tells the patients of {name}" for name in unknown]),
+    )
 
 
 def gate_identical_pixels(view: AuditView) -> Gate:
     """G2: identical pixels in two splits."""
-    groups = view.pixel_groups
-    spread = _groups_in_two_splits(groups, view.split)
-    members = [np.flatnonzero(groups == group) for group in spread[:_EXAMPLES]]
-    if len(spread):
-        named = "; ".join(" = ".join(view.path(row) for row in rows[:2]) for rows in members[:_NAMED])
+    spread = view.crossing(view.pixel_groups)
+    if spread:
+        named = "; ".join(" = ".join(view.path(int(row)) for row in rows[:2]) for rows in spread[:_NAMED])
         detail = f"{len(spread):,} pictures stand in two splits or more: {named}."
     else:
         detail = f"0 of {view.count:,} images have the same pixels as one in another split."
     return Gate(
         gate="G2",
         title="No identical images in two splits",
-        verdict="fail" if len(spread) else "pass",
+        verdict="fail" if spread else "pass",
         figure=float(len(spread)),
         figure_name="pictures in two splits or more",
         threshold=1,
         detail=detail,
-        examples=tuple(_across(view, rows, "the same pixels") for rows in members),
+        examples=tuple(_across(view, rows, "the same pixels") for rows in spread[:_EXAMPLES]),
+        causes=causes_of(_placed(view, spread)),
     )
 
 
 def gate_near_duplicates(view: AuditView) -> Gate:
     """G3: near duplicates in two splits. Pictures with the very same pixels are G2's."""
     found = find_near_duplicates(view.hashes)
-    groups = found.groups(view.count)
     crossing = (view.split[found.first] != view.split[found.second]) & (view.pixel_groups[found.first] != view.pixel_groups[found.second])
-    spread = len(np.unique(groups[found.first[crossing]]))
+    first, second, distance = found.first[crossing], found.second[crossing], found.distance[crossing]
+    members, groups = found.members()
+    spread = len(np.unique(groups[np.searchsorted(members, first)]))
     strangers, nearest = _nearest_strangers(view)
     if spread:
         detail = f"{spread:,} groups of near duplicates (at most {NEAR_DUPLICATE_BITS} of {BITS} bits apart) stand in two splits or more"
-        links = np.flatnonzero(crossing)[:_NAMED]
-        detail += ": " + "; ".join(f"{view.path(found.first[i])} and {view.path(found.second[i])} ({found.distance[i]} bits)" for i in links) + "."
-        other = int((view.class_of[found.first[crossing]] != view.class_of[found.second[crossing]]).sum())
+        shown = zip(first[:_NAMED].tolist(), second[:_NAMED].tolist(), distance[:_NAMED].tolist(), strict=True)
+        detail += ": " + "; ".join(f"{view.path(one)} and {view.path(other)} ({bits} bits)" for one, other, bits in shown) + "."
+        other = int((view.class_of[first] != view.class_of[second]).sum())
         detail += f" {other} of the pairs have different classes." if other else ""
         detail += " Prepare the pack again with --near-duplicates move (all of a group into one split) or drop (the first of each group alone)."
-        examples = tuple(_pair(view, found.first[i], found.second[i], found.distance[i]) for i in np.flatnonzero(crossing)[:_EXAMPLES])
+        pairs = zip(first[:_EXAMPLES].tolist(), second[:_EXAMPLES].tolist(), distance[:_EXAMPLES].tolist(), strict=True)
+        examples = tuple(_pair(view, *pair) for pair in pairs)
     else:
-        pairs = int(found.pairs.sum())
-        held = f"{pairs:,} near-duplicate pairs lie inside one split" if pairs else "there is no near-duplicate pair"
+        count = int(found.pairs.sum())
+        held = f"{count:,} near-duplicate pairs lie inside one split" if count else "there is no near-duplicate pair"
         detail = f"No near duplicates (at most {NEAR_DUPLICATE_BITS} of {BITS} bits apart) stand in two splits; {held}."
         examples = tuple(_pair(view, *pair) for pair in nearest)
     if strangers.sum():
@@ -98,6 +111,7 @@ def gate_near_duplicates(view: AuditView) -> Gate:
             "copies": _copy_distances(view).tolist(),
         },
         examples=examples,
+        causes=causes_of(_placed(view, list(np.stack([first, second], axis=1)))),
     )
 
 
@@ -108,7 +122,7 @@ def _nearest_strangers(view: AuditView) -> tuple[np.ndarray, list[tuple[int, int
     others = np.sort(random.choice(view.count, min(view.count, _COMPARED_WITH), replace=False))
     hashes, patients = view.hashes[others], view.patient[others]
     nearest = []
-    for position in asked:
+    for position in asked.tolist():
         distance = np.bitwise_count(hashes ^ view.hashes[position]).sum(axis=1, dtype=np.int64)
         distance[patients == view.patient[position]] = BITS + 1
         best = int(distance.argmin())
@@ -123,7 +137,7 @@ def _copy_distances(view: AuditView) -> np.ndarray:
     asked = np.sort(np.random.default_rng(1).choice(view.count, min(view.count, _COPIED_IMAGES), replace=False))
     distances = []
     for position in asked:
-        gray = Image.fromarray(view.pixels(position).mean(axis=0).astype(np.uint8))
+        gray = Image.fromarray(view.pixels(int(position)).mean(axis=0).astype(np.uint8))
         original = _hash(gray)
         if original.any():
             distances += [int(np.bitwise_count(original ^ _hash(copy)).sum()) for copy in _copies(gray)]
@@ -147,10 +161,10 @@ def _hash(image: Image.Image) -> np.ndarray:
     return parse_hashes([perceptual_hash(np.asarray(image)[None])])[0]
 
 
-def _groups_in_two_splits(groups: np.ndarray, split: np.ndarray) -> np.ndarray:
-    pairs = np.unique(np.stack([groups, split]), axis=1)
-    names, splits = np.unique(pairs[0], return_counts=True)
-    return names[splits > 1]
+def _placed(view: AuditView, groups: Sequence[np.ndarray]) -> list[str]:
+    """Each group of images in words that hold for these images in these splits alone."""
+    names = iter(view.placed(np.concatenate(groups))) if groups else iter(())
+    return [" = ".join(sorted(islice(names, len(rows)))) for rows in groups]
 
 
 def _across(view: AuditView, rows: np.ndarray, caption: str) -> Example:

@@ -88,7 +88,7 @@ def _shown(gate: Gate, album: _Album) -> dict[str, Any]:
     }
 
 
-def _distances(gate: Gate) -> figures.Histogram | None:
+def _distances(gate: Gate) -> figures.Chart | None:
     if "copies" not in gate.measured:
         return None
     series = {"copies of one image, made here": gate.measured["copies"], "nearest image of another patient": gate.measured["nearest_of_another_patient"]}

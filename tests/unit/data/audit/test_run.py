@@ -78,6 +78,19 @@ def test_an_acknowledgement_of_other_images_does_not_count(make_pack: MakePack) 
     assert {gate.gate: gate.verdict for gate in audit(other)}["G4"] == "fail"
 
 
+def test_a_reason_given_before_causes_were_recorded_holds_for_the_same_finding(make_pack: MakePack) -> None:
+    folder = make_pack(confounded())
+    audit(folder, acknowledge={"G4": "one hospital a class"})
+    stored = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    for gate in stored["gates"]:
+        del gate["causes"], gate["accepted"]
+    (folder / "audit.json").write_text(json.dumps(stored), encoding="utf-8")
+    assert {gate.gate: gate.verdict for gate in audit(folder)}["G4"] == "acknowledged"
+    next(gate for gate in stored["gates"] if gate["gate"] == "G4")["detail"] = "Something else."
+    (folder / "audit.json").write_text(json.dumps(stored), encoding="utf-8")
+    assert {gate.gate: gate.verdict for gate in audit(folder)}["G4"] == "fail"
+
+
 def test_a_gate_that_passes_is_not_acknowledged(make_pack: MakePack) -> None:
     folder = make_pack(balanced())
     assert all(gate.reason is None for gate in audit(folder, acknowledge={"G1": "x"}))

@@ -1,0 +1,65 @@
+"""Is a run worse than the one that is in use? Judged pairwise on the test images of both where they share any, else by their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .common_images import common_predictions
+from .estimates import Estimate
+from .paired import compare_paired
+from .predictions import Predictions
+from .scores import Scores
+
+FIGURES = {"accuracy": "accuracy", "macro_auroc": "macro AUROC"}
+_DRAWS, _SEED = 2000, 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    worse: bool
+    """In one of the figures, by more than its interval."""
+    sentence: str
+    """What was compared, on what, and what came out."""
+
+
+def judge(challenger: Path, champion: Path, *, split: str = "test") -> Judgement:
+    """Both folders hold scores-SPLIT.json and predictions-SPLIT.parquet. Raises RunMissingError or RunError where they do not."""
+    new, old = Scores.load(challenger, split), Scores.load(champion, split)
+    if new.class_names != old.class_names:
+        return Judgement(worse=True, sentence=f"The champion knows other classes ({', '.join(old.class_names)}): the two cannot be compared.")
+    common = common_predictions([Predictions.load(folder / f"predictions-{split}.parquet") for folder in (champion, challenger)])
+    if common is None:
+        figures = {name: (new.overall[name], old.overall[name]) for name in FIGURES}
+        worse = {name: _is_below(*pair) for name, pair in figures.items()}
+        shown = "; ".join(f"{FIGURES[name]} {_show(pair[0])} against {_show(pair[1])}" for name, pair in figures.items())
+        return Judgement(worse=any(worse.values()), sentence=f"They share no {split} images, so only their intervals were compared: {shown}.")
+    paired = compare_paired(*common, draws=_DRAWS, seed=_SEED)
+    differences = {name: paired.differences[name] for name in FIGURES}
+    sentence = f"Paired on the {paired.images:,} {split} images of {paired.patients:,} patients that both were tested on: {_list(differences)}."
+    return Judgement(worse=any(map(_is_negative, differences.values())), sentence=sentence)
+
+
+def _is_negative(difference: Estimate) -> bool:
+    """Beyond the interval; where there is none (a single patient), by the figure itself."""
+    bound = difference.value if difference.high is None else difference.high
+    return bound is not None and bound < 0
+
+
+def _is_below(new: Estimate, old: Estimate) -> bool:
+    high = new.value if new.high is None else new.high
+    low = old.value if old.low is None else old.low
+    return high is not None and low is not None and high < low
+
+
+def _list(differences: Mapping[str, Estimate]) -> str:
+    return "; ".join(f"{FIGURES[name]} {_show(difference, signed=True)}" for name, difference in differences.items())
+
+
+def _show(estimate: Estimate, *, signed: bool = False) -> str:
+    if estimate.value is None:
+        return "undefined"
+    sign = "+" if signed else ""
+    interval = "" if estimate.low is None or estimate.high is None else f" ({estimate.low:{sign}.4f} to {estimate.high:{sign}.4f})"
+    return f"{estimate.value:{sign}.4f}{interval}"

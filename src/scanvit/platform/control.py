@@ -1,0 +1,110 @@
+"""``up``, ``status`` and ``down``: what they do, whatever engine drives the services."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..core.errors import PlatformStateError, UnhealthyError
+from . import object_store
+from .engine import Engine, engine_for
+from .health import Health, check_all
+from .mlflow_server import set_admin_password
+from .services import Service, services_of
+from .settings import Settings, load, rebind
+from .state import exclusive, read_state
+
+_WAIT_S = 300.0
+OnHealth = Callable[[Health, float], None]  # (a service that has come up, seconds since the start)
+
+
+def running(folder: Path) -> tuple[Settings, Engine, list[Service]]:
+    """Raises PlatformStateError where nothing is up."""
+    settings, state = load(folder), read_state(folder)
+    if state is None:
+        raise PlatformStateError(f"The platform in {folder} is not up.", hint="Start it: scanvit platform up")
+    return settings, engine_for(state, None), services_of(state.profiles, native=state.engine == "native")
+
+
+def up(
+    folder: Path,
+    profiles: Sequence[str],
+    *,
+    engine: str | None,
+    bind: str | None = None,
+    accelerator: str | None = None,
+    on_health: OnHealth,
+) -> list[Health]:
+    """Start the profiles beside those that run, and wait until every service is healthy.
+
+    Raises PlatformStateError, EngineError, PortTakenError before anything is started, and UnhealthyError for a service that does not come up;
+    the others are left running then.
+    """
+    settings = load(folder)
+    with exclusive(folder):
+        state = read_state(folder)
+        driver = engine_for(state, engine)
+        settings = rebind(settings, bind=bind, accelerator=accelerator)
+        wanted = tuple(dict.fromkeys([*(state.profiles if state else ()), *profiles]))
+        driver.preflight(settings, wanted)
+        driver.start(settings, wanted)
+        return wait_healthy(settings, driver, services_of(wanted, native=driver.name == "native"), on_health)
+
+
+def wait_healthy(settings: Settings, driver: Engine, services: Sequence[Service], on_health: OnHealth) -> list[Health]:
+    """Until every service is healthy. Makes the buckets that are missing. Raises UnhealthyError."""
+    started, told, password_set = time.monotonic(), set(), False
+    while True:
+        found = check_all(services, settings)
+        for health in found:
+            if health.ok and health.service not in told:
+                told.add(health.service)
+                on_health(health, time.monotonic() - started)
+            if health.service == "store" and "is missing" in health.detail:
+                object_store.make_buckets(settings)
+            if health.service == "mlflow" and "refuses the credentials" in health.detail and not password_set:
+                set_admin_password(settings)
+                password_set = True
+        if all(health.ok for health in found):
+            return found
+        failures = driver.failures(settings)
+        if failures or time.monotonic() - started > _WAIT_S:
+            raise _unhealthy(settings, driver, found, failures)
+        time.sleep(0.5)
+
+
+def _unhealthy(settings: Settings, driver: Engine, found: Sequence[Health], failures: dict[str, str]) -> UnhealthyError:
+    sick = next((h for h in found if h.service in failures and not h.ok), next(h for h in found if not h.ok))
+    why = failures.get(sick.service) or next((f"{name}: {text}" for name, text in failures.items()), sick.detail)
+    message = f"{sick.service} is not healthy: {why}."
+    if words := last_words(settings, driver, sick.service):
+        message += f"\nIts last words:\n{words}"
+    return UnhealthyError(message, hint=sick.hint or f"scanvit platform logs {sick.service} tells more. What did come up still runs.")
+
+
+def last_words(settings: Settings, driver: Engine, service: str, count: int = 5) -> str:
+    """The end of a service's log, without secrets."""
+    try:
+        lines = list(driver.logs(settings, service, lines=count, following=False))
+    except PlatformStateError:
+        return ""
+    return settings.redact("\n".join(f"  {line[:300]}" for line in lines[-count:]))
+
+
+def require_healthy(settings: Settings, services: Sequence[Service], names: Sequence[str]) -> None:
+    """Raises PlatformStateError or UnhealthyError where one of ``names`` is not up or does not answer."""
+    by_name = {service.name: service for service in services}
+    if missing := [name for name in names if name not in by_name]:
+        raise PlatformStateError(f"{' and '.join(missing)} does not run here.", hint="Start it: scanvit platform up mlflow")
+    for health in check_all([by_name[name] for name in names], settings):
+        if not health.ok:
+            raise UnhealthyError(f"{health.service} is not healthy: {health.detail}.", hint=health.hint or "scanvit platform up starts what is down.")
+
+
+def down(folder: Path, *, volumes: bool, engine: str | None) -> None:
+    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs."""
+    settings = load(folder)
+    with exclusive(folder):
+        state = read_state(folder)
+        engine_for(state, engine or (None if state else "native")).stop(settings, volumes=volumes)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scanvit.core.errors import RunMissingError
+from scanvit.evaluation.champion import judge
+from scanvit.evaluation.predictions import Predictions
+from scanvit.evaluation.scoring import compute_scores
+
+PATIENTS = 60
+
+
+def judged(folder: Path, *, right: float, seed: int = 0, prefix: str = "i", classes: tuple[str, ...] = ("a", "b", "c")) -> Path:
+    """A folder with scores and predictions: two images a patient, of which about ``right`` are named rightly."""
+    random = np.random.default_rng(seed)
+    targets = np.arange(2 * PATIENTS) % len(classes)
+    hits = random.random(len(targets)) < right
+    logits = random.normal(0, 0.1, (len(targets), len(classes))).astype(np.float32)
+    logits[np.arange(len(targets)), np.where(hits, targets, (targets + 1) % len(classes))] += 2
+    table = Predictions(
+        image_ids=[f"{prefix}{n}" for n in range(len(targets))],
+        patient_ids=[f"p{n // 2}" for n in range(len(targets))],
+        sources=["s"] * len(targets),
+        targets=targets,
+        logits=logits,
+        class_names=list(classes),
+        fingerprint=prefix,
+    )
+    folder.mkdir()
+    table.save(folder / "predictions-test.parquet")
+    about = {"run": folder.name, "experiment": "made", "split": "test", "audit": []}
+    compute_scores(table, about=about, draws=200, seed=0).save(folder)
+    return folder
+
+
+def test_a_clearly_worse_run_is_worse_and_a_better_or_equal_one_is_not(tmp_path: Path) -> None:
+    champion = judged(tmp_path / "champion", right=0.9)
+    poor = judge(judged(tmp_path / "poor", right=0.5, seed=1), champion)
+    assert poor.worse
+    assert "Paired on the 120 test images of 60 patients" in poor.sentence
+    assert not judge(judged(tmp_path / "good", right=0.97, seed=2), champion).worse
+    assert not judge(judged(tmp_path / "alike", right=0.88, seed=3), champion).worse
+    assert not judge(champion, champion).worse
+
+
+def test_runs_on_other_images_are_judged_by_their_intervals_and_it_says_so(tmp_path: Path) -> None:
+    champion = judged(tmp_path / "champion", right=0.9)
+    poor = judge(judged(tmp_path / "poor", right=0.5, seed=1, prefix="j"), champion)
+    assert poor.worse
+    assert "share no test images" in poor.sentence
+    assert not judge(judged(tmp_path / "alike", right=0.86, seed=3, prefix="k"), champion).worse
+
+
+def test_only_the_common_images_count(tmp_path: Path) -> None:
+    champion = judged(tmp_path / "champion", right=0.9)
+    other = judged(tmp_path / "other", right=0.9, seed=1)
+    file = other / "predictions-test.parquet"
+    table = Predictions.load(file)
+    table = replace(table, image_ids=[name if n < 30 else f"new{n}" for n, name in enumerate(table.image_ids)])
+    table.save(file)
+    assert "the 30 test images of 15 patients" in judge(other, champion).sentence
+
+
+def test_other_classes_cannot_be_compared(tmp_path: Path) -> None:
+    found = judge(judged(tmp_path / "two", right=0.9, classes=("a", "b")), judged(tmp_path / "three", right=0.5))
+    assert found.worse
+    assert "other classes (a, b, c)" in found.sentence
+
+
+def test_a_run_without_scores_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunMissingError):
+        judge(tmp_path / "empty", judged(tmp_path / "champion", right=0.9))

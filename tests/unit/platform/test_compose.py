@@ -1,0 +1,108 @@
+"""Compose command lines are lists; engines are found, missing, or silent."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scanvit.core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
+from scanvit.platform import compose
+from scanvit.platform.compose import Compose, command, detect, environment
+from scanvit.platform.engine import engine_for
+from scanvit.platform.native import Native
+from scanvit.platform.services import services_of
+from scanvit.platform.settings import Settings, init
+from scanvit.platform.state import State
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return init(tmp_path, {})[0]
+
+
+@pytest.fixture
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `docker` that notes how it was called, and answers by the script beside it."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "docker").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nenv > {tmp_path}/environment\n[ -f {tmp_path}/answer ] && . {tmp_path}/answer\nexit 0\n'
+    )
+    (programs / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    return tmp_path
+
+
+def test_the_overlay_of_the_accelerator_and_the_profiles_are_on_the_command_line(settings: Settings) -> None:
+    words = command("docker", settings, ("mlflow", "ray"), "up", "--detach")
+    assert words[:6] == ["docker", "compose", "--project-name", "scanvit", "--env-file", str(settings.folder / ".env")]
+    assert words[6:] == ["--file", str(DEPLOY / "compose.yaml"), "--profile", "mlflow", "--profile", "ray", "up", "--detach"]
+    cuda = replace(settings, values={**settings.values, "SCANVIT_ACCELERATOR": "cuda"})
+    assert str(DEPLOY / "compose.cuda.yaml") in command("docker", cuda, (), "ps")
+    assert not [secret for secret in settings.secrets() if secret in " ".join(words)]
+
+
+def test_the_shell_does_not_outvote_the_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SCANVIT_BIND"):
+        monkeypatch.setenv(name, "of the shell")
+    monkeypatch.setenv("DOCKER_HOST", "kept")
+    assert "of the shell" not in environment(settings).values()
+    assert environment(settings)["DOCKER_HOST"] == "kept"
+
+
+def test_an_engine_is_found_or_the_package_is_named(fake_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert detect() == detect("docker") == "docker"
+    (fake_engine / "answer").write_text('[ "$1" = info ] && exit 1')
+    with pytest.raises(EngineError, match="does not answer"):
+        detect()
+    monkeypatch.setenv("PATH", str(fake_engine))
+    with pytest.raises(EngineError, match="Neither docker compose nor podman compose") as caught:
+        detect()
+    assert "--native" in (caught.value.hint or "")
+    with pytest.raises(EngineError, match="podman compose is not installed"):
+        detect("podman")
+
+
+def test_a_port_that_the_engine_finds_taken_is_told_as_such(settings: Settings, fake_engine: Path) -> None:
+    (fake_engine / "answer").write_text('echo "Error: Bind for 127.0.0.1:8000 failed: port is already allocated" >&2; exit 1')
+    with pytest.raises(PortTakenError, match="8000"):
+        Compose("docker").start(settings, ("mlflow",))
+
+
+def test_containers_that_ended_are_failures(settings: Settings, fake_engine: Path) -> None:
+    rows = [("mlflow", "exited", 1), ("store-init", "exited", 0), ("store", "running", 0)]
+    lines = [json.dumps({"Service": name, "State": state, "ExitCode": code}) for name, state, code in rows]
+    (fake_engine / "answer").write_text("cat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+    assert Compose("docker").failures(settings) == {"mlflow": "its container ended with exit code 1"}
+
+
+def test_a_missing_folder_of_images_is_told_before_containers_start(settings: Settings, tmp_path: Path) -> None:
+    absent = replace(settings, values={**settings.values, "DATA_PATH": str(tmp_path / "absent")})
+    with pytest.raises(ConfigError, match="DATA_PATH"):
+        Compose("docker").preflight(absent, ("ray",))
+
+
+def test_the_files_come_from_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compose, "__file__", str(tmp_path / "a" / "b" / "c" / "compose.py"))
+    with pytest.raises(EngineError, match="compose files are not there"):
+        compose.deploy_folder()
+
+
+def test_what_runs_one_way_is_not_started_the_other_way() -> None:
+    state = State(engine="native", profiles=("mlflow",))
+    assert isinstance(engine_for(state, None), Native)
+    with pytest.raises(PlatformStateError, match="runs by native"):
+        engine_for(state, "docker")
+
+
+def test_the_same_services_run_both_ways_but_those_that_need_containers() -> None:
+    profiles = ("mlflow", "ray", "jupyter", "monitoring")
+    native, containers = ([s.name for s in services_of(profiles, native=native)] for native in (True, False))
+    assert set(containers) - set(native) == {"ray-worker-2", "grafana"}
+    assert [s.name for s in services_of(("ray",), native=False)] == ["store", "ray-head", "ray-worker-1", "ray-worker-2"]

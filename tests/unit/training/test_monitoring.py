@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scanvit.core.config import Experiment, TrackingConfig
+from scanvit.core.events import EventLog
+from scanvit.core.loading import experiment_to_yaml
+from scanvit.training.monitoring import exposition, find_runs, read_status
+from scanvit.training.run_folder import locked
+from scanvit.training.tracking_state import TrackingState
+
+SAMPLE = re.compile(r'[a-z_]+\{run="(?:[^"\\\n]|\\["\\n])*"(?:,gpu="\d+")?\} (?:-?\d\S*|NaN)')
+
+
+def make_run(folder: Path, *, mlflow: bool = True) -> EventLog:
+    folder.mkdir(parents=True)
+    (folder / "experiment.yaml").write_text(experiment_to_yaml(Experiment(tracking=TrackingConfig(mlflow=mlflow))))
+    events = EventLog(folder)
+    events.write("start")
+    events.metrics({"train_loss": 0.5, "val_loss": 0.75, "images_per_s": 120.0}, epoch=3, step=30)
+    events.metrics({"system/gpu_1_utilization_percentage": 88.0}, epoch=3, step=30)
+    return events
+
+
+def test_a_run_says_where_it_is(tmp_path: Path) -> None:
+    events = make_run(tmp_path / "run")
+    status = read_status(tmp_path / "run")
+    assert (status.phase, status.latest["epoch"]) == ("killed", 3)
+    assert status.behind_bytes == events.path.stat().st_size
+    assert 0 <= status.behind_s < 600
+    with locked(tmp_path / "run"):
+        assert read_status(tmp_path / "run").phase == "running"
+    events.write("end", status="finished")
+    assert read_status(tmp_path / "run").phase == "finished"
+    events.write("resume")
+    events.write("end", status="preempted")
+    assert read_status(tmp_path / "run").phase == "preempted"
+    size = events.path.stat().st_size
+    TrackingState(run_key="k", offset=size, artifacts_offset=size).save(tmp_path / "run")
+    assert (read_status(tmp_path / "run").behind_bytes, read_status(tmp_path / "run").behind_s) == (0, 0.0)
+
+
+def test_a_run_that_is_not_tracked_is_not_behind(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", mlflow=False)
+    assert read_status(tmp_path / "run").behind_bytes == 0
+
+
+def test_prometheus_gets_the_promised_names_whatever_a_run_is_called(tmp_path: Path) -> None:
+    make_run(tmp_path / 'a "b" \\ c')
+    make_run(tmp_path / "second")
+    runs = find_runs(tmp_path)
+    assert len(runs) == 2
+    text = exposition(runs)
+    lines = text.splitlines()
+    assert text.endswith("\n")
+    assert all(SAMPLE.fullmatch(line) for line in lines if not line.startswith("#"))
+    names = {line.split("{")[0] for line in lines if not line.startswith("#")}
+    assert names == {f"scanvit_{name}" for name in PROMISED}
+    assert sum(line.startswith("# TYPE") for line in lines) == len(names), "one family a name"
+    assert 'scanvit_val_loss{run="a \\"b\\" \\\\ c"} 0.75' in lines
+    assert 'scanvit_gpu_utilization_percent{run="second",gpu="1"} 88.0' in lines
+
+
+PROMISED = (
+    "running",
+    "images_per_second",
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "tracking_behind_seconds",
+    "tracking_behind_bytes",
+    "gpu_utilization_percent",
+)
+
+
+@pytest.mark.parametrize("folder", ["", "nothing"])
+def test_a_folder_without_runs_has_none(tmp_path: Path, folder: str) -> None:
+    assert find_runs(tmp_path / folder) == []
+    assert exposition([]) == ""
