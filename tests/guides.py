@@ -4,6 +4,7 @@ Above each block of commands stands, invisible to a reader, one of
 
     <!-- run -->                   the test runs it, as it stands, after the blocks before it in the same document
     <!-- run: exit code 3 -->      and it ends so
+    <!-- tested: tests/FILE -->    a test of its own runs these commands, with its own values in place of the document's
     <!-- not run: why -->          it needs what a test has not: a card, a cloud, the network
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
-_MARK = re.compile(r"^<!-- (run|not run)(?:: (.+?))? -->$")
+_MARK = re.compile(r"^<!-- (run|tested|not run)(?:: (.+?))? -->$")
 _NAMES = ("scanvit", "mlflow", "docker", "ray", "rclone", "kubectl", "ssh", "sudo", "torchrun", "python", "curl", "export", ".")
 _PROGRAMS = (*(f"{name} " for name in _NAMES), "scripts/", "deploy/")
 
@@ -27,7 +28,7 @@ class Block:
     line: int
     commands: str
     mark: str | None
-    """run, not run, or None where there is none."""
+    """run, tested, not run, or None where there is none."""
     detail: str | None
 
     @property

@@ -10,20 +10,27 @@ from pathlib import Path
 
 import pytest
 from tests.guides import DOCUMENTS, REPOSITORY, blocks
+from tests.integration.conftest import Scanvit
 
 from scanvit.data.phantoms import draw_phantoms
 
 RUN = [document for document in DOCUMENTS if any(block.mark == "run" for block in blocks(document))]
 
 
-@pytest.fixture
-def reader(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the documents take for granted: images of the reader's own, also as an archive, and the examples."""
+    tmp_path = tmp_path_factory.mktemp("reader")
     draw_phantoms(tmp_path / "images", patients_per_class=4)
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for path in sorted((tmp_path / "images").rglob("*.*")):
             archive.write(path, path.relative_to(tmp_path / "images"))
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    scanvit = Scanvit(tmp_path)
+    scanvit("data", "prepare", "images", "-o", "packs/mine", "--image-size", "16")
+    gates = [word for gate in ("G1", "G2", "G3", "G4", "G5", "G6") for word in ("--acknowledge", f"{gate}=drawn images, for the documents")]
+    scanvit("data", "audit", "packs/mine", *gates)
+    scanvit("train", "tiny", "--pack", "packs/mine", "--run-dir", "runs/mine", "--set", "trainer.max_epochs=1")
     return tmp_path
 
 
