@@ -28,6 +28,23 @@ from tests.integration.boxes import Box
 from tests.integration.conftest import SOURCES
 
 RAY = str(Path(sys.executable).with_name("ray"))
+# The command ray; `ray start` gives a node 30 s to come up, which is too short on a machine that is very busy.
+_PATIENT_RAY = """
+import sys, time
+from ray._private import services
+from ray.scripts.scripts import main
+def patient(*args, ask=services.get_node, until=time.monotonic() + 300):
+    while True:
+        try:
+            return ask(*args)
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+services.get_node = patient
+sys.argv[0] = "ray"
+main()
+"""
 # Ray's own clocks, shortened: a node that stays silent is dead after about 5 s instead of 30.
 FAST_CLOCKS = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 5}
 
@@ -63,18 +80,11 @@ class Node:
         self.sessions: set[int] = set()
 
     def start(self, flags: list[str], environment: dict[str, str]) -> None:
-        """Ray gives a node 30 s to start, which is too short on a machine that is very busy: then it is tried again."""
-        enter = self.box.enter if self.box else []
-        for last in (False, False, True):
-            process = subprocess.Popen(
-                [*enter, RAY, "start", *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-            )
-            self.sessions.add(process.pid)
-            said, _ = process.communicate(timeout=180)
-            if process.returncode == 0:
-                return
-            assert not last, said
-            kill_at_once(self.processes)
+        command = [*(self.box.enter if self.box else []), sys.executable, "-c", _PATIENT_RAY, "start", *flags]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        self.sessions.add(process.pid)
+        said, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, said
 
     @property
     def processes(self) -> list[psutil.Process]:

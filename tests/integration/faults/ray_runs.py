@@ -23,7 +23,7 @@ from tests.integration.training_runs import SETTINGS, assert_same, differing_wei
 from scanvit.core.events import read_events
 
 STARTED = re.compile(r"worker (\d+) started on (\S+) \(process (\d+)\)")
-EPOCHS = 20
+EPOCHS = 60
 LONG = (f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.timeout_s=20")  # two workers: 24 steps an epoch
 CLOCKS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 

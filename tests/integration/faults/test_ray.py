@@ -60,7 +60,7 @@ def losses(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempP
     """A run that loses one worker after the other and goes on by itself."""
     folder = tmp_path_factory.mktemp("workers")
     options = ("--num-workers", "2", "--storage", folder / "storage", "--max-failures", str(len(LOSSES)))
-    run = RayRun(cluster, small_pack, folder / "run", *options, settings=("trainer.checkpoint_every_s=1",)).start()
+    run = RayRun(cluster, small_pack, folder / "workers", *options, settings=("trainer.checkpoint_every_s=1",)).start()
     found = {}
     for name, (rank, signum, step) in LOSSES.items():
         run.wait_for_step(step)
@@ -92,7 +92,7 @@ def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPat
     pack, aside = folder / "pack", folder / "aside"
     shutil.copytree(small_pack, pack)
     options = ("--num-workers", "2", "--storage", folder / "storage")
-    run = RayRun(cluster, pack, folder / "run", *options, settings=("trainer.checkpoint_every_s=0.5",)).start()
+    run = RayRun(cluster, pack, folder / "driver", *options, settings=("trainer.checkpoint_every_s=0.5",)).start()
     found = {}
 
     run.wait_for_step(60)
@@ -126,7 +126,7 @@ def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPat
 
 def damage(storage: Path, *, truncate: bool) -> None:
     """The newest checkpoint's."""
-    newest = max(storage.glob("run-*/checkpoint*/bundle.json"), key=lambda file: json.loads(file.read_bytes())["step"])
+    newest = max(storage.glob("driver-*/checkpoint*/bundle.json"), key=lambda file: json.loads(file.read_bytes())["step"])
     file = newest.parent / "checkpoints" / "last.ckpt"
     content = bytearray(file.read_bytes())
     if truncate:

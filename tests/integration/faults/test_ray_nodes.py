@@ -64,7 +64,7 @@ def cluster() -> Iterator[Cluster]:
 def losses(cluster: Cluster, small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Disturbed]]:
     """A run that loses three nodes: for good, to be replaced, and with a warning."""
     folder = tmp_path_factory.mktemp("nodes")
-    run = RayRun(cluster.ray, small_pack, folder / "run", "--num-workers", "2", "--storage", folder / "storage", RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S="0.5")
+    run = RayRun(cluster.ray, small_pack, folder / "nodes", "--num-workers", "2", "--storage", folder / "storage", RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S="0.5")
     found = {}
 
     cluster.fill()
@@ -79,14 +79,13 @@ def losses(cluster: Cluster, small_pack: Path, tmp_path_factory: pytest.TempPath
     found["replaced"] = Disturbed(run)
     cluster.node_of(run, 1).kill()
     run.wait_for_line("waiting for 2 workers")
-    cluster.fill()
+    cluster.fill(3)
     found["replaced"].recovered()
 
-    cluster.fill(3)
     run.wait_for_step(found["replaced"].made + 30)
     leaving = cluster.node_of(run, 1)
     found["warned"] = warned = Disturbed(run)
-    cluster.ray.drain(leaving, seconds=15)
+    cluster.ray.drain(leaving, seconds=5)
     warned.made = run.wait_for_line("going on from the checkpoint of step")
     leaving.kill()
     warned.recovered()
@@ -115,7 +114,7 @@ def test_a_node_is_lost(losses: dict[str, Disturbed], undisturbed: Path, fault: 
 def test_a_range_of_workers_goes_on_with_what_is_left_and_takes_new_nodes_in(cluster: Cluster, small_pack: Path, tmp_path: Path) -> None:
     cluster.fill()
     options = ("--num-workers", "2", "--min-workers", "1", "--resize-every", "3", "--storage", tmp_path / "storage")
-    run = RayRun(cluster.ray, small_pack, tmp_path / "run", *options, settings=("trainer.checkpoint_every_s=1",)).start()
+    run = RayRun(cluster.ray, small_pack, tmp_path / "range", *options, settings=("trainer.checkpoint_every_s=1",)).start()
     try:
         run.wait_for_step(30)
         before = len(run.workers)
@@ -134,8 +133,8 @@ def test_a_range_of_workers_goes_on_with_what_is_left_and_takes_new_nodes_in(clu
         run.wait()
     finally:
         run.close()
-    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    epochs = [event["epoch"] for event in read_events(tmp_path / "run") if "val_loss" in event["values"]]
+    last = torch.load(tmp_path / "range" / "checkpoints" / "last.ckpt", weights_only=True)
+    epochs = [event["epoch"] for event in read_events(tmp_path / "range") if "val_loss" in event["values"]]
     assert epochs == list(range(1, EPOCHS + 1)), "each epoch once"
     assert (last["position"]["epoch"], last["position"]["images"]) == (EPOCHS, 0)
     assert 24 * EPOCHS < last["global_step"] < 48 * EPOCHS, "some epochs took the steps of two workers, some those of one"

@@ -37,7 +37,9 @@ def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_object_store_is_away_for_a_minute(object_store: ObjectStore, small_pack: Path, tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
     object_store.put("outage", {})
     with RayCluster(head_options={"num-cpus": 2}) as cluster:
-        run = RayRun(cluster, small_pack, tmp_path / "run", "--num-workers", "2", "--storage", "s3://outage/runs", settings=OFTEN, **object_store.environment())
+        run = RayRun(
+            cluster, small_pack, tmp_path / "away", "--num-workers", "2", "--storage", "s3://outage/runs", settings=OFTEN, **object_store.environment()
+        )
         run.start()
         run.wait_for_step(30)
         disturbed = Disturbed(run)
@@ -70,7 +72,7 @@ def test_the_cable_of_a_node_is_pulled(network: Network, small_pack: Path, tmp_p
         for _ in range(3):
             cluster.add_node(cpus=1)
         options = ("--num-workers", "2", "--storage", tmp_path / "storage")
-        run = RayRun(cluster, small_pack, tmp_path / "run", *options, settings=OFTEN).start()
+        run = RayRun(cluster, small_pack, tmp_path / "cut", *options, settings=OFTEN).start()
         try:
             run.wait_for_step(30)
             assert len({worker.node for worker in run.workers}) == 2, "each worker on a machine of its own"
