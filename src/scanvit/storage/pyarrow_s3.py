@@ -96,11 +96,14 @@ class PyarrowS3:
             path = target / item.name
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file = open(path, "wb")  # noqa: SIM115 - what S3 refuses below is no error of this disk
+                # Without a buffer, which would be written once more, and refused once more, while the file is being closed.
+                file = open(path, "wb", buffering=0)  # noqa: SIM115 - what S3 refuses below is no error of this disk
             with file:
                 for piece in self._pieces(f"{folder.path}/{item.name}"):
-                    with storage_errors(path):
-                        file.write(piece)
+                    rest = memoryview(piece)
+                    while rest:
+                        with storage_errors(path):
+                            rest = rest[file.write(rest) :]
                     count.add(len(piece))
 
         self._map(one, objects, _COPIERS)
