@@ -207,7 +207,8 @@ def autoscaling(folder: Path, *, max_workers: int, min_workers: int = 0) -> tupl
         "max_workers": max_workers,
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 60,
-        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": _HEAD, "gcs_address": f"127.0.0.1:{port}"},
+        # By its class: the defaults that Ray reads for its name, fake_multinode, are not in its wheel.
+        "provider": {"type": "external", "module": _PROVIDER, "launch_multiple": True, "head_node_id": _HEAD, "gcs_address": f"127.0.0.1:{port}"},
         "auth": {},
         "docker": {},
         "file_mounts": {},
@@ -224,6 +225,7 @@ def autoscaling(folder: Path, *, max_workers: int, min_workers: int = 0) -> tupl
     return {"autoscaling-config": path, "port": port}, {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"} | identity
 
 
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 _HEAD = "f" * 51 + "00000"  # the name that Ray's fake provider gives to its head
 
 
