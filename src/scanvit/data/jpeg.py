@@ -44,7 +44,7 @@ def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.n
         repeat = (1, 1) if component == 0 else (across, down)
         order = _order(file, contract, min(repeat))
         zigzag_places, count = zigzag(order)
-        coefficients = np.zeros((count + 1, units_across * own[0], units_down * own[1]), np.int16)
+        coefficients = np.zeros((count + 1, units_down * own[1], units_across * own[0]), np.int16)
         steps = np.frombuffer(file.quantization[component], np.uint8).astype(np.float64)
         first = 0 if component == 0 else own_blocks + component - 1
         shape = (len(unit), first, *own, units_across, file.restart_interval)

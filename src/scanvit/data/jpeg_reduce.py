@@ -94,31 +94,33 @@ def _basis(sample, frequency, cosines, root):
 
 @compiled
 def resample(coefficients, steps, places, first_x, counts_x, values_x, first_y, counts_y, values_y):
-    """int16 coefficients (place in zigzag order, blocks across, blocks down), to be multiplied by their quantization ``steps``, to int64 (H, W): the picture in sixteenths, around 0."""
-    order, target, width, height = places.shape[0], first_x.size, coefficients.shape[1], coefficients.shape[2]
+    """int16 coefficients (place in zigzag order, blocks down, blocks across) that the quantization ``steps`` multiply, to int64 (H, W): the picture
+    in sixteenths, around 0. Where damaged coefficients are out of all bounds, so is the picture, but the same on every machine."""
+    order, target, height, width = places.shape[0], first_x.size, coefficients.shape[1], coefficients.shape[2]
     flat = coefficients.reshape(-1)
-    columns = np.empty(order * height * target)
-    line, sums = np.empty(height), np.empty(target)
-    for x in range(target):
-        for v in range(order):
-            line[:] = 0.0
-            for place in range(counts_x[x]):
-                for u in range(order - v):
-                    weight, start = values_x[x, place, u] * steps[places[v, u]], U((places[v, u] * width + first_x[x] + place) * height)
-                    for y in range(height):
-                        line[y] += weight * flat[start + U(y)]
-            for y in range(height):
-                columns[(v * height + y) * target + x] = line[y]
-    picture = np.empty((target, target), np.int64)
+    rows = np.empty(order * width * target)
+    line, sums = np.empty(width, np.int32), np.empty(target)
     for y in range(target):
+        for u in range(order):
+            line[:] = 0
+            for place in range(counts_y[y]):
+                for v in range(order - u):
+                    weight = np.int32(values_y[y, place, v] * steps[places[v, u]])
+                    start = U((places[v, u] * height + first_y[y] + place) * width)
+                    for x in range(width):
+                        line[x] += weight * flat[start + U(x)]
+            for x in range(width):
+                rows[(u * width + x) * target + y] = line[x]
+    picture = np.empty((target, target), np.int64)
+    for x in range(target):
         sums[:] = 0.0
-        for place in range(counts_y[y]):
-            for v in range(order):
-                weight, start = values_y[y, place, v], U((v * height + first_y[y] + place) * target)
-                for x in range(target):
-                    sums[x] += weight * columns[start + U(x)]
-        for x in range(target):
-            picture[y, x] = np.int64(np.floor(sums[x] * _TO_SIXTEENTHS + 0.5))
+        for place in range(counts_x[x]):
+            for u in range(order):
+                weight, start = values_x[x, place, u], U((u * width + first_x[x] + place) * target)
+                for y in range(target):
+                    sums[y] += weight * rows[start + U(y)]
+        for y in range(target):
+            picture[y, x] = np.int64(np.floor(sums[y] * _TO_SIXTEENTHS + 0.5))
     return picture
 
 

@@ -229,19 +229,19 @@ def _value(word, length, size):
 
 @compiled
 def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, wanted, table, dc, dc_short, ac, ac_steps, out):
-    """The lowest coefficients, in zigzag order, of the blocks of one component, into int16 ``out`` (wanted + 1, columns * across, rows * down), zeros before;
+    """The lowest coefficients, in zigzag order, of the blocks of one component, into int16 ``out`` (wanted + 1, rows * down, columns * across), zeros before;
     what lands in its last plane means nothing. In each unit of ``unit_blocks`` blocks, ``across`` times ``down`` from ``first`` on are its own.
     Returns whether all differences were plausible.
 
     A row of units is read together, one symbol of each block in turn: a processor looks ahead too little to begin the next block before one is
     done. For the same reason there is no branch that cannot be foretold.
     """
-    plane, height, flat = U(out.shape[1] * out.shape[2]), U(out.shape[2]), out.reshape(-1)
+    plane, width, flat = U(out.shape[1] * out.shape[2]), U(out.shape[2]), out.reshape(-1)
     limit, full, short = U(wanted), U(table * FULL), U(table * SHORT)
     count = U(columns * across * down)
     states, targets, active = np.empty(count, np.uint64), np.empty(count, np.uint64), np.empty(count + _1, np.uint64)
     prediction, unit = 0, 0
-    for row in range(out.shape[2] // down):
+    for row in range(out.shape[1] // down):
         count = _0
         for column in range(columns):
             if restart and unit == restart:
@@ -258,7 +258,7 @@ def read_coefficients(stream, places, unit_blocks, first, across, down, columns,
                     prediction += _value(word, entry >> _8, entry & _15)
                     if not -32768 < prediction < 32768:
                         return False
-                    target = U(column * across + x) * height + U(row * down + y)
+                    target = U(row * down + y) * width + U(column * across + x)
                     flat[target] = prediction
                     states[count], targets[count], active[count] = ((position + (entry >> _8) + (entry & _15)) << _8) | _1, target, count
                     block += _1
