@@ -48,7 +48,9 @@ def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.n
         steps = np.frombuffer(file.quantization[component], np.uint8).astype(np.float64)
         first = 0 if component == 0 else own_blocks + component - 1
         shape = (len(unit), first, *own, units_across, file.restart_interval)
-        if not read_coefficients(stream, places, *shape, count, min(component, 1), lookup.dc, lookup.dc_short, lookup.ac, lookup.ac_steps, coefficients):
+        if not read_coefficients(
+            stream, places, *shape, count, min(component, 1), lookup.dc, lookup.dc_short, lookup.ac, lookup.ac_steps, lookup.lowest, coefficients
+        ):
             return None
         x = weights(file.width_px, contract.image_size_px, order, repeat[0])
         y = weights(file.height_px, contract.image_size_px, order, repeat[1])

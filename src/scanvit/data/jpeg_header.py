@@ -6,8 +6,10 @@ Whatever else a file is or has wrong with it, the answer is None, and the file i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 _SOI, _EOI, _SOS, _SOF0, _DHT, _DQT, _DRI, _COM, _APP0, _APP14 = 0xD8, 0xD9, 0xDA, 0xC0, 0xC4, 0xDB, 0xDD, 0xFE, 0xE0, 0xEE
+_CACHED_BYTES = 4096
 _APPS = range(0xE0, 0xF0)
 _SAMPLINGS = {(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (1, 4)}
 
@@ -48,6 +50,15 @@ class _Segments:
 
 def read_jpeg(data: bytes) -> JpegFile | None:
     """Never raises. The pixels of a file that is returned are only right if its scan proves to be whole."""
+    # Most files of a source have the same header, and most headers no other such bytes than those of the scan's.
+    start = data.find(b"\xff\xda")
+    end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    file = _read_header(data[:end]) if start >= 0 and end < _CACHED_BYTES else None
+    return file or _read_header.__wrapped__(data)
+
+
+@lru_cache(maxsize=256)
+def _read_header(data: bytes) -> JpegFile | None:
     try:
         return _read(data)
     except (IndexError, KeyError):  # cut short, or a table that was never given

@@ -33,6 +33,7 @@ class Weights(NamedTuple):
     """float64 (target, blocks, order): whole numbers, in units of 2 ** -WEIGHT_BITS."""
 
 
+@lru_cache
 def zigzag(order: int) -> tuple[np.ndarray, int]:
     """(int64 (order, order): the place in zigzag order of vertical frequency v, horizontal u, where u + v < order; how many those are)."""
     places = np.zeros((order, order), np.int64)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compiled import PAD_BYTES, U, compiled, inlined, load_word, peek, store_word
-from .jpeg_tables import EOB, FULL, SHORT, SHORT_BITS, UNKNOWN
+from .jpeg_tables import EOB, FULL, LOWEST, LOWEST_SHIFT, SHORT, SHORT_BITS, UNKNOWN
 
 CURSORS = 8
 """Measured: 1 takes twice the time of 8, 4 a sixth more, 12 no less."""
@@ -26,6 +26,7 @@ _FULL, _SHORT, _SHIFT = U(FULL), U(SHORT), U(64 - SHORT_BITS)
 _UNKNOWN, _ENDS, _ODD, _K, _EOB = U(UNKNOWN), U(0xC0), U(0x40), U(0xFF), U(EOB)
 _0, _1, _4, _8, _15, _48, _63, _64, _256 = U(0), U(1), U(4), U(8), U(15), U(48), U(63), U(64), U(256)
 _16, _24, _STEP = U(16), U(24), U(0x3FFF)
+_LOWEST_SHIFT, _SHORT_LIMIT = U(LOWEST_SHIFT), U(LOWEST + 1)
 _EACH_1, _EACH_80 = U(0x0101010101010101), U(0x8080808080808080)
 
 
@@ -227,19 +228,75 @@ def _value(word, length, size):
     return np.int64((bits >> _1) >> (_63 - size)) - (((1 << np.int64(size)) - 1) & negative)
 
 
+@inlined
+def _read_one(word, full, short, ac, ac_steps):
+    """(what an AC symbol adds to the state, its coefficient or 0)."""
+    entry = U(ac_steps[short + (word >> _SHIFT)])
+    if entry == _0:
+        symbol = U(ac[full + (word >> _48)])
+        length, size = symbol >> _8, symbol & _15
+        entry = length << _24 | size << _16 | (length + size) << _8 | (_EOB if symbol & _K == _0 else ((symbol >> _4) & _15) + _1)
+    return entry & _STEP, _value(word, entry >> _24, (entry >> _16) & _15)
+
+
 @compiled
-def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, wanted, table, dc, dc_short, ac, ac_steps, out):
+def _read_row(stream, states, targets, active, limit, plane, table, ac, ac_steps, flat):
+    """The coefficients up to ``limit`` of the blocks of a row, whose differences have been read; what is past it lands in the last plane."""
+    full, short, count = U(table * FULL), U(table * SHORT), states.size
+    while count > 0:
+        kept = _0
+        for index in range(count):
+            block = active[index]
+            step, value = _read_one(peek(stream, states[block] >> _8), full, short, ac, ac_steps)
+            s = states[block] + step
+            states[block] = s
+            flat[targets[block] + min((s & _K) - _1, limit) * plane] = value
+            active[kept] = block
+            kept += U(s & _K < limit)
+        count = np.int64(kept)
+
+
+@compiled
+def _read_row_short(stream, states, targets, active, values, limit, plane, table, ac, ac_steps, lowest, flat):
+    """The same where ``limit`` is at most LOWEST + 1: mostly several symbols a lookup."""
+    full, short, count = U(table * FULL), U(table * SHORT), states.size
+    while count > 0:
+        kept = _0
+        for index in range(count):
+            block = active[index]
+            s = states[block]
+            word = peek(stream, s >> _8)
+            entry = lowest[short + (word >> _SHIFT)]
+            if entry == _0:
+                step, value = _read_one(word, full, short, ac, ac_steps)
+                s += step
+                flat[targets[block] + min((s & _K) - _1, limit) * plane] = value
+            else:
+                values[block] |= (entry >> _LOWEST_SHIFT) << ((_8 * (s & _K) - _8) & _63)
+                s += entry & _STEP
+            states[block] = s
+            active[kept] = block
+            kept += U(s & _K < limit)
+        count = np.int64(kept)
+    for k in range(1, limit):
+        for block in range(states.size):
+            flat[targets[block] + U(k) * plane] += np.int8((values[block] >> U(8 * k - 8)) & _K)
+
+
+@compiled
+def read_coefficients(stream, places, unit_blocks, first, across, down, columns, restart, wanted, table, dc, dc_short, ac, ac_steps, lowest, out):
     """The lowest coefficients, in zigzag order, of the blocks of one component, into int16 ``out`` (wanted + 1, rows * down, columns * across), zeros before;
     what lands in its last plane means nothing. In each unit of ``unit_blocks`` blocks, ``across`` times ``down`` from ``first`` on are its own.
     Returns whether all differences were plausible.
 
-    A row of units is read together, one symbol of each block in turn: a processor looks ahead too little to begin the next block before one is
-    done. For the same reason there is no branch that cannot be foretold.
+    A row of units is read together, one lookup of each block in turn: a processor looks ahead too little to begin the next block before one is
+    done. For the same reason there are few branches that cannot be foretold.
     """
     plane, width, flat = U(out.shape[1] * out.shape[2]), U(out.shape[2]), out.reshape(-1)
     limit, full, short = U(wanted), U(table * FULL), U(table * SHORT)
-    count = U(columns * across * down)
-    states, targets, active = np.empty(count, np.uint64), np.empty(count, np.uint64), np.empty(count + _1, np.uint64)
+    size = columns * across * down
+    states, targets = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    active, values = np.empty(size + 1, np.uint64), np.empty(size, np.uint64)
     prediction, unit = 0, 0
     for row in range(out.shape[1] // down):
         count = _0
@@ -260,25 +317,12 @@ def read_coefficients(stream, places, unit_blocks, first, across, down, columns,
                         return False
                     target = U(row * down + y) * width + U(column * across + x)
                     flat[target] = prediction
-                    states[count], targets[count], active[count] = ((position + (entry >> _8) + (entry & _15)) << _8) | _1, target, count
+                    states[count], targets[count] = ((position + (entry >> _8) + (entry & _15)) << _8) | _1, target
+                    active[count], values[count] = count, _0
                     block += _1
                     count += _1
-        while count > _0 and limit > _1:
-            kept = _0
-            for index in range(count):
-                block = active[index]
-                s = states[block]
-                word = peek(stream, s >> _8)
-                entry = U(ac_steps[short + (word >> _SHIFT)])
-                if entry == _0:
-                    symbol = U(ac[full + (word >> _48)])
-                    length, size = symbol >> _8, symbol & _15
-                    entry = length << _24 | (length + size) << _8 | size << _16 | (_EOB if symbol & _K == _0 else ((symbol >> _4) & _15) + _1)
-                s += entry & _STEP
-                states[block] = s
-                k = s & _K
-                flat[targets[block] + min(k - _1, limit) * plane] = _value(word, entry >> _24, (entry >> _16) & _15)
-                active[kept] = block
-                kept += U(k < limit)
-            count = kept
+        if limit > _1 and limit <= _SHORT_LIMIT:
+            _read_row_short(stream, states, targets, active, values, limit, plane, table, ac, ac_steps, lowest, flat)
+        elif limit > _1:
+            _read_row(stream, states, targets, active, limit, plane, table, ac, ac_steps, flat)
     return True

@@ -15,6 +15,8 @@ SHORT = 1 << SHORT_BITS
 FULL = 1 << 16
 UNKNOWN = 0xC0
 """Entry of ``skips`` where the first code does not end within SHORT_BITS."""
+LOWEST = 5
+LOWEST_SHIFT = 24
 EOB = 128
 """What the symbol for the end of a block advances by."""
 _MAX_DC_SIZE = 11
@@ -35,6 +37,9 @@ class Tables(NamedTuple):
     """uint16 (2 * SHORT,), by the next SHORT_BITS bits."""
     ac_steps: np.ndarray
     """uint32 (2 * SHORT,): ``length of the code << 24 | size of the coefficient << 16 | bits of both << 8 | advance``, or 0."""
+    lowest: np.ndarray
+    """uint64 (2 * SHORT,): ``bits << 8 | advance`` as in ``skips``, of the AC symbols that lie within SHORT_BITS together with their coefficients; from bit
+    LOWEST_SHIFT on, a signed byte each, the first LOWEST coefficients that they make. 0 where there is no such symbol."""
     skips: np.ndarray
     """uint16 (2 * SHORT,): ``bits << 8 | advance`` of all AC symbols whose codes end within SHORT_BITS, up to the end of the block, which adds 128."""
 
@@ -54,8 +59,9 @@ def tables(first_dc: Code, first_ac: Code, other_dc: Code, other_ac: Code) -> Ta
         return None
     dc_short = [_short(table) for table in full[:2]]
     ac_steps = [_steps(_short(table)) for table in full[2:]]
+    lowest = [_lowest(table) for table in full[2:]]
     skips = [_skips(table) for table in full[2:]]
-    return Tables(*map(np.concatenate, (full[:2], full[2:], dc_short, ac_steps, skips)))
+    return Tables(*map(np.concatenate, (full[:2], full[2:], dc_short, ac_steps, lowest, skips)))
 
 
 def _is_ac(symbol: int) -> bool:
@@ -102,4 +108,25 @@ def _skips(full: np.ndarray) -> np.ndarray:
             advance += EOB if symbol == 0 else (symbol >> 4) + 1
         if bits:
             table[index] = bits << 8 | advance
+    return table
+
+
+@compiled
+def _lowest(full: np.ndarray) -> np.ndarray:
+    table = np.zeros(SHORT, np.uint64)
+    for index in range(SHORT):
+        window, left, bits, advance, values = index << (16 - SHORT_BITS), SHORT_BITS, 0, 0, 0
+        while left > 0 and advance < 64:
+            entry = np.int64(full[window & (FULL - 1)])
+            length, symbol = entry >> 8, entry & 255
+            size = symbol & 15
+            if length == 0 or length + size > left:
+                break
+            advance += EOB if symbol == 0 else (symbol >> 4) + 1
+            if size and advance <= LOWEST:
+                value = (window << length & (FULL - 1)) >> (16 - size)
+                value -= 0 if value >> (size - 1) else (1 << size) - 1
+                values |= (value & 255) << (8 * (advance - 1))
+            window, left, bits = window << (length + size), left - length - size, bits + length + size
+        table[index] = values << LOWEST_SHIFT | bits << 8 | advance
     return table
