@@ -78,7 +78,7 @@ def _blocks(data: bytes, file: JpegFile, lookup: Tables, unit: np.ndarray, units
     begin = 0
     for index, end in enumerate(ends.tolist()):
         part = places[index * interval * len(unit) : (index + 1) * interval * len(unit) + 1]
-        if not find_blocks(stream, 8 * begin, 8 * end, unit, part, lookup.dc, lookup.dc_short, lookup.ac, lookup.skips):
+        if not find_blocks(stream, 8 * begin, 8 * end, unit, part, lookup.dc, lookup.ac, lookup.skips):
             return None
         begin = end
     return stream, places

@@ -7,8 +7,8 @@ of anything. Huffman codes synchronise themselves: after a few blocks a cursor m
 taken at its word only from where the cursor before it comes to the very same place; where they never meet, the one before goes on.
 So guesses cost time at worst. (The idea: Klein and Wiseman, Parallel Huffman decoding, The Computer Journal 46, 2003.)
 
-A cursor's state is ``bit position << 8 | k``; k is the coefficient's index in zigzag order, 64 or 128 to 191 at the end of a block. Places
-of blocks are ``bit position << 4 | index of the block in its minimum coded unit``.
+A cursor's state is ``bit position << 8 | k``; k is the index of the next coefficient in zigzag order, 0 for the difference that a block begins with.
+Past the last it is 64, or 128 to 191 after an end-of-block code.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ CURSORS = 8
 """Measured: 1 takes twice the time of 8, 4 a sixth more, 12 no less."""
 _MIN_BITS = 16_384
 """Less is not worth another cursor."""
-_FULL, _SHORT, _SHIFT = U(FULL), U(SHORT), U(64 - SHORT_BITS)
+_ROUND = 16
+"""Visits of each cursor before the next look at who has arrived. At most 46 bits a visit: PAD_BYTES holds what is read past the end."""
+_FULL, _SHORT, _PAIR, _SHIFT = U(FULL), U(SHORT), U(2 * SHORT), U(64 - SHORT_BITS)
 _UNKNOWN, _ENDS, _ODD, _K, _EOB = U(UNKNOWN), U(0xC0), U(0x40), U(0xFF), U(EOB)
-_0, _1, _4, _8, _15, _48, _63, _64, _256 = U(0), U(1), U(4), U(8), U(15), U(48), U(63), U(64), U(256)
+_0, _1, _3, _4, _6, _7, _8, _15, _32, _48, _63, _64, _256 = U(0), U(1), U(3), U(4), U(6), U(7), U(8), U(15), U(32), U(48), U(63), U(64), U(256)
 _16, _24, _STEP = U(16), U(24), U(0x3FFF)
 _LOWEST_SHIFT, _SHORT_LIMIT = U(LOWEST_SHIFT), U(LOWEST + 1)
 _EACH_1, _EACH_80 = U(0x0101010101010101), U(0x8080808080808080)
@@ -64,160 +66,113 @@ def take_bits(data, start, stream, ends):
             count += _1
 
 
-@inlined
-def _skip_dc(stream, position, table, dc, dc_short):
-    """The position after a difference; the same one where there is no such code."""
-    word = peek(stream, position)
-    entry = U(dc_short[table * _SHORT + (word >> _SHIFT)])
-    if entry == _0:
-        entry = U(dc[table * _FULL + (word >> _48)])
-    return position + (entry >> _8) + (entry & _15)
-
-
 @compiled
-def _skip_block(stream, position, table, dc, dc_short, ac):
-    """The position after a whole block, one symbol at a time; 0 where the block is damaged."""
-    start = position
-    position = _skip_dc(stream, start, table, dc, dc_short)
-    if position == start:
-        return _0
-    k = _1
-    while k < _64:
-        entry = U(ac[table * _FULL + (peek(stream, position) >> _48)])
+def _skip_symbols(stream, s, most, kind, dc, ac):
+    """The state after ``most`` symbols, or at the end of their block; 0 where that is damaged."""
+    for _ in range(most):
+        window = kind * _FULL + (peek(stream, s >> _8) >> _48)
+        first = s & _K == _0
+        entry = U(dc[window] if first else ac[window])
         if entry == _0:
             return _0
-        position += (entry >> _8) + (entry & _15)
-        k += _EOB if entry & _K == _0 else ((entry >> _4) & _15) + _1
-    return position if k == _64 or k >= _EOB else _0
-
-
-@compiled
-def _skip_symbols(stream, s, table, ac):
-    """The state after some AC symbols, or at the end of their block; 0 where it is damaged."""
-    for _ in range(8):  # more than a visit takes before one that it does not know
-        entry = U(ac[table + (peek(stream, s >> _8) >> _48)])
-        if entry == _0:
-            return _0
-        s += (((entry >> _8) + (entry & _15)) << _8) + (_EOB if entry & _K == _0 else ((entry >> _4) & _15) + _1)
+        s += ((entry >> _8) + (entry & _15)) << _8
+        s += _1 if first else (_EOB if entry & _K == _0 else ((entry >> _4) & _15) + _1)
         if s & _ENDS:
             return _0 if s & _K > _64 and s & _K < _EOB else s
     return s
 
 
 @compiled
-def _skip_together(stream, begins, limits, logs, unit, dc, dc_short, ac, skips):
-    """Skip from each of the places ``begins`` to that of ``limits``, and log where blocks begin, the first one past the range
-    included, each cursor in its part of ``logs``. Returns the numbers of logged places, and of those that a damaged block precedes."""
-    cursors = begins.size
-    capacity = logs.size // cursors
-    state, active = np.empty(cursors, np.uint64), np.arange(cursors).astype(np.uint64)
-    tips = np.arange(cursors).astype(np.uint64) * U(capacity)
-    stops, damaged = tips + U(capacity - 1), np.zeros(cursors, np.uint64)
-    blocks, tables = np.zeros(cursors, np.uint64), np.empty(cursors, np.uint64)
-    for c in active:
-        logs[tips[c]], tables[c] = begins[c] << _4, unit[0] * _SHORT
-        after = _skip_dc(stream, begins[c], unit[0], dc, dc_short)
-        state[c] = (after << _8) | _1
-        if after == begins[c]:
-            state[c] += _256
-            damaged[c] = tips[c] + _1
-    before, ended = np.empty(cursors, np.uint64), np.empty(cursors + 1, np.uint64)
-    running, several = cursors, U(unit.size)
+def _skip_together(stream, begins, limits, logs, unit, dc, ac, skips):
+    """Skip from each of the bits ``begins`` to that of ``limits`` or a little further, and log where blocks begin, as states, each cursor in its part of
+    ``logs``. Returns the index of the last log of each, and of its first log that no damaged block comes after."""
+    cursors, several = begins.size, U(unit.size)
+    capacity = U(logs.size // cursors)
+    names = np.arange(cursors).astype(np.uint64)
+    states, tips, limits = begins << _8, names * capacity, limits << _8
+    stops, last, damaged = tips + (capacity - U(_ROUND + 1)), tips.copy(), tips.copy()
+    bases = np.full(cursors, unit[0] * _PAIR)
+    tables = bases + _SHORT
+    blocks = np.zeros(cursors, np.uint64)
+    for c in range(cursors):
+        logs[tips[c]] = states[c]
+    running = cursors
     while running > 0:
-        ends = _0
-        for index in range(running):
-            c = active[index]
-            s, table = state[c], tables[c]
-            before[c] = s
-            word = peek(stream, s >> _8)
-            entry = U(skips[table + (word >> _SHIFT)])
-            s += entry
-            # 57 bits hold two lookups: the first takes at most SHORT_BITS and a last coefficient's 10 bits. Nothing is added after an end.
-            entry = U(skips[table + ((word << ((entry >> _8) & _63)) >> _SHIFT)])
-            s += entry & (_0 - U(s & _ENDS == _0))
-            state[c] = s
-            ended[ends] = c
-            ends += U(s & _ENDS != _0)
-        left = False
-        for index in range(ends):
-            c = ended[index]
-            s, tip = state[c], tips[c]
-            if s & _ODD and s & _K != _64:
-                # A code that the short table does not know, or a lookup past the last coefficient: once more, one symbol at a time.
-                s = _skip_symbols(stream, before[c], tables[c] * U(FULL // SHORT), ac)
-                if s == _0:
-                    damaged[c] = tip + _1
-                    s = ((logs[tip] >> _4) + _1) << _8
-                elif not s & _ENDS:
-                    state[c] = s
-                    continue
-            place = s >> _8
-            tip += _1
-            tips[c] = tip
-            log, kind = place << _4, unit[0]
-            if several > _1:
-                block = blocks[c] + _1
-                block = _0 if block == several else block
-                blocks[c], kind, log = block, unit[block], log | block
-                tables[c] = kind * _SHORT
-            logs[tip] = log
-            if place >= limits[c] or tip == stops[c]:
-                limits[c], left = _0, True
-            after = _skip_dc(stream, place, kind, dc, dc_short)
-            s = (after << _8) | _1
-            if after == place:  # no such code: go on a bit later, but trust only what follows this block
-                s += _256
-                damaged[c] = tip + _1
-            state[c] = s
-        if left:
-            kept = 0
-            for index in range(running):
-                active[kept] = active[index]
-                kept += limits[active[index]] != _0
-            running = kept
-    return tips, damaged
+        for _ in range(_ROUND):
+            for c in range(running):
+                s, tip, base = states[c], tips[c], bases[c]
+                word = peek(stream, s >> _8)
+                entry = U(skips[tables[c] + (word >> _SHIFT)])
+                s += entry
+                passed = s
+                # 57 bits hold two lookups: the first takes at most SHORT_BITS and 11 bits of a difference. Nothing is added after an end.
+                entry = U(skips[base + ((word << ((entry >> _8) & _63)) >> _SHIFT)])
+                s += entry & (((s >> _6) & _3) - _1) >> _32
+                if (s | passed) & _ODD:
+                    # A code that the short table does not know, the last coefficient, or a lookup past it.
+                    if s & _K != _64:
+                        s = _skip_symbols(stream, states[c], 8, base // _PAIR, dc, ac)
+                        if s == _0:
+                            damaged[names[c]] = tip + _1
+                            s = ((logs[tip] >> _8 << _8) + _256) | _EOB  # a bit later
+                    if s & _K == _64:
+                        s += _64
+                logs[tip + _1] = s
+                end = (s >> _7) & _1
+                tips[c] = tip + end
+                states[c] = s & ~((_0 - end) & _K)
+                tables[c] = base + end * _SHORT
+                if several > _1 and end:
+                    block = blocks[c] + _1
+                    blocks[c] = _0 if block == several else block
+                    bases[c] = unit[blocks[c]] * _PAIR
+                    tables[c] = bases[c] + _SHORT
+        for c in range(running - 1, -1, -1):
+            if states[c] >= limits[c] or tips[c] >= stops[c]:
+                last[names[c]] = tips[c]
+                running -= 1
+                for values in (states, tips, limits, stops, bases, tables, blocks, names):
+                    values[c] = values[running]
+    return last, damaged
 
 
 @compiled
-def find_blocks(stream, begin, end, unit, places, dc, dc_short, ac, skips):
+def find_blocks(stream, begin, end, unit, places, dc, ac, skips):
     """Where blocks begin, of the first of a minimum coded unit at bit ``begin`` and all after it, into uint64 ``places``: one more than there are blocks,
-    as the last is where the bits end. ``unit`` has the table (0 or 1) of each block of a unit. The stream goes on for PAD_BYTES after bit ``end``.
-    Returns whether the bits hold exactly so many blocks."""
+    as the last is where the bits end. ``unit`` has the kind of each block of a unit: 0, or 1 for the other components. The stream goes on for
+    PAD_BYTES after bit ``end``. Returns whether the bits hold exactly so many blocks."""
     cursors = min(CURSORS, max(1, (end - begin) // _MIN_BITS))
     bounds = np.empty(cursors + 1, np.uint64)
     for c in range(cursors + 1):
         bounds[c] = begin + c * (end - begin) // cursors
-    wanted = U(places.size)
-    capacity = wanted + _1
+    wanted, several = U(places.size), U(unit.size)
+    capacity = wanted + U(2 * _ROUND)
     logs = np.empty(U(cursors) * capacity, np.uint64)
-    tips, damaged = _skip_together(stream, bounds[:-1], bounds[1:].copy(), logs, unit, dc, dc_short, ac, skips)
-    count, place = _0, logs[0]
+    lasts, damaged = _skip_together(stream, bounds[:-1], bounds[1:], logs, unit, dc, ac, skips)
+    count, place = _0, U(begin)
     for c in range(cursors):
-        until = bounds[c + 1] << _4
-        entry, tip = U(c) * capacity, tips[c]
-        while place < until and count < wanted:
-            while entry <= tip and logs[entry] < place:
+        start, last = U(c) * capacity, lasts[c]
+        entry = max(start, damaged[c])
+        while place < bounds[c + 1] and count < wanted:
+            while entry <= last and logs[entry] >> _8 < place:
                 entry += _1
-            if entry <= tip and logs[entry] == place and entry >= damaged[c]:
-                copied = min(tip - entry, wanted - count)
+            if entry <= last and logs[entry] >> _8 == place and (entry - start) % several == count % several:
+                copied = min(last - entry, wanted - count)
                 for index in range(copied):
-                    places[count + U(index)] = logs[entry + U(index)]
+                    places[count + U(index)] = logs[entry + U(index)] >> _8
                 count += copied
-                place = logs[entry + copied]
+                place = logs[entry + copied] >> _8
                 break
             places[count] = place
-            count += _1
-            block = place & _15
-            after = _skip_block(stream, place >> _4, unit[block], dc, dc_short, ac)
-            if after == _0:
+            s = _skip_symbols(stream, place << _8, 64, unit[count % several], dc, ac)
+            if not s & _ENDS:
                 return False
-            block += _1
-            place = (after << _4) | (_0 if block == U(unit.size) else block)
+            count += _1
+            place = s >> _8
     if count < wanted:
         places[count] = place
         count += _1
-    last = np.int64(places[wanted - _1] >> _4)
-    return count == wanted and places[wanted - _1] & _15 == _0 and end - 8 < last <= end
+    return count == wanted and end - 8 < np.int64(places[wanted - _1]) <= end
 
 
 @inlined
@@ -307,7 +262,7 @@ def read_coefficients(stream, places, unit_blocks, first, across, down, columns,
             block = U((row * columns + column) * unit_blocks + first)
             for y in range(down):
                 for x in range(across):
-                    position = places[block] >> _4
+                    position = places[block]
                     word = peek(stream, position)
                     entry = U(dc_short[short + (word >> _SHIFT)])
                     if entry == _0:

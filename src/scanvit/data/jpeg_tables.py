@@ -41,7 +41,8 @@ class Tables(NamedTuple):
     """uint64 (2 * SHORT,): ``bits << 8 | advance`` as in ``skips``, of the AC symbols that lie within SHORT_BITS together with their coefficients; from bit
     LOWEST_SHIFT on, a signed byte each, the first LOWEST coefficients that they make. 0 where there is no such symbol."""
     skips: np.ndarray
-    """uint16 (2 * SHORT,): ``bits << 8 | advance`` of all AC symbols whose codes end within SHORT_BITS, up to the end of the block, which adds 128."""
+    """uint16 (4 * SHORT,): ``bits << 8 | advance`` of all AC symbols whose codes end within SHORT_BITS, up to the end of the block, which adds EOB; then of
+    the DC symbol; then both of the other components. UNKNOWN where the first code is longer."""
 
 
 Code = bytes
@@ -60,7 +61,7 @@ def tables(first_dc: Code, first_ac: Code, other_dc: Code, other_ac: Code) -> Ta
     dc_short = [_short(table) for table in full[:2]]
     ac_steps = [_steps(_short(table)) for table in full[2:]]
     lowest = [_lowest(table) for table in full[2:]]
-    skips = [_skips(table) for table in full[2:]]
+    skips = [part for index in range(2) for part in (_skips(full[2 + index]), _dc_skips(dc_short[index]))]
     return Tables(*map(np.concatenate, (full[:2], full[2:], dc_short, ac_steps, lowest, skips)))
 
 
@@ -91,6 +92,10 @@ def _steps(short: np.ndarray) -> np.ndarray:
     length, size, symbol = entries >> 8, entries & 15, entries & 255
     advance = np.where(symbol == 0, EOB, (symbol >> 4) + 1)
     return np.where(entries == 0, 0, length << 24 | size << 16 | (length + size) << 8 | advance).astype(np.uint32)
+
+
+def _dc_skips(short: np.ndarray) -> np.ndarray:
+    return np.where(short == 0, UNKNOWN, ((short >> 8) + (short & 15)) << 8 | 1).astype(np.uint16)
 
 
 @compiled
