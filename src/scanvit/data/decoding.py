@@ -29,7 +29,7 @@ from .workers import worker_pool
 BATCH_IMAGES = 256
 BATCH_BYTES = 64 << 20
 """Packed bytes of a batch: memory stays below about 2 * workers * (BATCH_BYTES + one decoded image)."""
-_VERSION = 2
+_VERSION = 3
 """Of the batch files and of the pixel path; raise it when either changes."""
 Items = list[tuple[str, bytes]]
 """(path, content) of some images, in the order of the archive."""

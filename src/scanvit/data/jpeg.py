@@ -1,8 +1,8 @@
 """JPEG files straight to small pictures: the lowest coefficients of each block, resampled without ever making the large picture.
 
-For baseline files (``data.jpeg_header``) at least two and a half times as large as the target. Against decoding everything and resampling with Pillow, pixels
-differ by 0.1 to 0.2 of 255 on average (benchmarks/data.py). A file that is anything else, or has any fault, is left to Pillow, which
-has the last word on what is an image.
+For baseline files (``data.jpeg_header``) at least three times as large as the target, gray or YCbCr. Against decoding everything and resampling with
+Pillow, pixels differ by 0.1 to 0.5 of 255 on average (benchmarks/data.py). Any other file, or one with a fault, is left to Pillow, which has the
+last word on what is an image.
 """
 
 from __future__ import annotations
@@ -16,16 +16,9 @@ from .jpeg_reduce import resample, to_gray, to_rgb, weights, zigzag
 from .jpeg_scan import find_blocks, read_coefficients, take_bits
 from .jpeg_tables import Tables, tables
 
-_MIN_REDUCTION = 2.5
-"""Below, nearly all coefficients matter, and libjpeg is as fast."""
-
-
-def reduces(file: JpegFile, contract: PixelContract) -> bool:
-    return min(file.width_px, file.height_px) >= _MIN_REDUCTION * contract.image_size_px
-
 
 def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.ndarray | None:
-    """uint8 (C, H, W) of the contract's shape, or None where the scan is not what the header says."""
+    """uint8 (C, H, W) of the contract's shape, as the file has them (no orientation applied), or None where the scan is not what the header says."""
     lookup = tables(*file.codes)
     if lookup is None:
         return None
@@ -62,9 +55,10 @@ def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.n
 
 
 def _order(file: JpegFile, contract: PixelContract, repeat: int) -> int:
-    """How many frequencies: the filter's response has its first zero at frequency 16 / reduction of a block's 8 samples, and next to nothing after."""
+    """How many frequencies along each axis. The filter's response is zero at frequency 16 / reduction of the 8 of a block, and little after it;
+    fewer than two would blur edges."""
     reduction = min(file.width_px, file.height_px) / (repeat * contract.image_size_px)
-    return min(8, 1 + round(16 / reduction))
+    return min(8, max(2, round(16 / reduction)))
 
 
 def _blocks(data: bytes, file: JpegFile, lookup: Tables, unit: np.ndarray, units: int) -> tuple[np.ndarray, np.ndarray] | None:
