@@ -136,18 +136,23 @@ def _skip_together(stream, begins, limits, logs, unit, dc, ac, skips):
     return last, damaged
 
 
+def log_size(places: int) -> int:
+    """Of the uint64 array that ``find_blocks`` works in."""
+    return CURSORS * (places + 2 * _ROUND)
+
+
 @compiled
-def find_blocks(stream, begin, end, unit, places, dc, ac, skips):
+def find_blocks(stream, begin, end, unit, places, logs, dc, ac, skips):
     """Where blocks begin, of the first of a minimum coded unit at bit ``begin`` and all after it, into uint64 ``places``: one more than there are blocks,
     as the last is where the bits end. ``unit`` has the kind of each block of a unit: 0, or 1 for the other components. The stream goes on for
-    PAD_BYTES after bit ``end``. Returns whether the bits hold exactly so many blocks."""
+    PAD_BYTES after bit ``end``; ``logs`` is memory of ``log_size(places.size)``. Returns whether the bits hold exactly so many blocks."""
     cursors = min(CURSORS, max(1, (end - begin) // _MIN_BITS))
     bounds = np.empty(cursors + 1, np.uint64)
     for c in range(cursors + 1):
         bounds[c] = begin + c * (end - begin) // cursors
     wanted, several = U(places.size), U(unit.size)
     capacity = wanted + U(2 * _ROUND)
-    logs = np.empty(U(cursors) * capacity, np.uint64)
+    logs = logs[: U(cursors) * capacity]
     lasts, damaged = _skip_together(stream, bounds[:-1], bounds[1:], logs, unit, dc, ac, skips)
     count, place = _0, U(begin)
     for c in range(cursors):
