@@ -115,7 +115,7 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
 @click.option("--flaws/--no-flaws", default=True, show_default=True, help="Put some broken and duplicated files among them.")
 def phantom(out: Path, patients_per_class: int, seed: int, flaws: bool) -> None:
     """Draw phantom X-rays and B-scans of nine classes, to try everything without patients."""
-    from ..data.phantoms import draw_phantoms
+    from ..data.phantoms.folder import draw_phantoms
 
     with stage_progress() as progress:
         on_images = partial(progress, "Drawing")

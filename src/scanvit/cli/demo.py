@@ -30,7 +30,7 @@ def _stage(number: int, what: str) -> None:
 
 
 def _draw(phantoms: Path) -> None:
-    from ..data.phantoms import draw_phantoms
+    from ..data.phantoms.folder import draw_phantoms
     from .progress import stage_progress
 
     _stage(1, "Drawing phantom images")

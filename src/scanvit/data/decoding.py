@@ -21,7 +21,7 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import DataError
 from ..storage.atomic import storage_errors, write_bytes, write_json
-from .archive_base import Archive
+from .archives.base import Archive
 from .file_rows import decoding_key, rows_of_file, salt_of
 from .selection import Candidates, Selection
 from .workers import worker_pool

@@ -10,7 +10,7 @@ from PIL import Image
 from scanvit.core.contract import PixelContract
 from scanvit.core.errors import DataError
 from scanvit.data import decoding
-from scanvit.data.archives import open_archive
+from scanvit.data.archives.open import open_archive
 from scanvit.data.decode import decode_image
 from scanvit.data.decoding import decode_batches, open_work_folder, plan_batches, read_pixels, read_rows
 from scanvit.data.hashing import perceptual_hash, sha256_bytes
