@@ -44,7 +44,7 @@ def _draw(phantoms: Path) -> None:
 
 def _prepare(phantoms: Path, pack: Path) -> None:
     from ..data.prepare import prepare
-    from .data import show_summary
+    from .pack_tables import show_summary
     from .progress import stage_progress
 
     _stage(2, "Preparing the pack: decode, drop what is broken or doubled, split by patient, audit")

@@ -25,7 +25,7 @@ from ..core.contract import PixelContract
 from ..core.errors import ConfigError, DataError, ScanvitError, SourcesError
 from ..storage.atomic import write_bytes
 from .archives.open import open_archive
-from .decoding import BATCH_IMAGES, Batch, decode_items, read_groups
+from .batches import BATCH_IMAGES, Batch, decode_items, read_groups
 from .file_rows import salt_of
 from .selection import Selection
 
