@@ -23,24 +23,33 @@ _TITLES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "ma
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Which images to judge.")
 @click.option("--pack", type=click.Path(path_type=Path), help="Where the run's pack is now, if it was moved.")
+@click.option("--originals", type=click.Path(path_type=Path), help="Folder of the sources: the report shows its images at their own resolution.")
 @click.option("--processes", type=click.IntRange(1), help="How many share the work.  [default: one for every GPU, else one]")
 @click.option("--draws", type=click.IntRange(0), default=2000, show_default=True, help="Resamples of the patients for the intervals.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resampling.")
-def evaluate(run: Path, split: str, pack: Path | None, processes: int | None, draws: int, seed: int) -> None:
+def evaluate(run: Path, split: str, pack: Path | None, originals: Path | None, processes: int | None, draws: int, seed: int) -> None:
     """Judge the best weights of a run, with intervals, and write the report.
 
     Writes predictions-SPLIT.parquet, scores-SPLIT.json and report.html (report-SPLIT.html for other splits than test) into RUN.
     """
-    evaluate_and_show(run, split=split, pack=pack, processes=processes, draws=draws, seed=seed)
+    evaluate_and_show(run, split=split, pack=pack, originals=originals, processes=processes, draws=draws, seed=seed)
 
 
-def evaluate_and_show(run: Path, *, split: str = "test", pack: Path | None = None, processes: int | None = None, draws: int = 2000, seed: int = 0) -> None:
+def evaluate_and_show(
+    run: Path,
+    *,
+    split: str = "test",
+    pack: Path | None = None,
+    originals: Path | None = None,
+    processes: int | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> None:
     from ..evaluation.evaluate import evaluate as evaluate_run
     from .progress import stage_progress
 
     with stage_progress() as progress:
-        told = lambda done, total: progress("Judging", done, total)  # noqa: E731
-        scores = evaluate_run(run, split=split, pack=pack, processes=processes, draws=draws, seed=seed, progress=told)
+        scores = evaluate_run(run, split=split, pack=pack, originals=originals, processes=processes, draws=draws, seed=seed, progress=progress)
     _track(scores, run)
     _show(scores, run)
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RunError, RunMissingError
 from ..storage.atomic import write_json
 from .estimates import Estimate
 
-FORMAT = 2
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from .trust import Trust
+
+FORMAT = 3
+"""3 added ``trust``. Files of format 2 are read without it; the report's parts that need it come with the next evaluation."""
+_READABLE = (2, FORMAT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,8 @@ class Scores:
     """The gates of the pack's audit that did not pass when the run was trained."""
     cost: dict[str, Any] = field(default_factory=dict)
     """train_time_s, images_per_s, epochs, parameters, device, processes; None where the run does not tell."""
+    trust: Trust | None = None
+    """What the answers can be trusted with. None in files of format 2."""
 
     def to_dict(self) -> dict[str, Any]:
         classes = {
@@ -54,7 +64,8 @@ class Scores:
             for name, scores in self.per_class.items()
         }
         shallow = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"format": FORMAT} | shallow | {"overall": {name: estimate.to_dict() for name, estimate in self.overall.items()}, "per_class": classes}
+        trust = {"trust": _trust_adapter().dump_python(self.trust, mode="json") if self.trust else None}
+        return {"format": FORMAT} | shallow | trust | {"overall": {name: estimate.to_dict() for name, estimate in self.overall.items()}, "per_class": classes}
 
     def save(self, run_dir: Path) -> None:
         write_json(scores_path(run_dir, self.split), self.to_dict())
@@ -71,7 +82,7 @@ class Scores:
             raise RunMissingError(f"{run_dir} has no {path.name}.", hint=f"Score it first: scanvit evaluate {run_dir}{again}")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
+            if values.pop("format") not in _READABLE:
                 raise ValueError("it is of another format version")
             values["overall"] = {name: Estimate(**estimate) for name, estimate in values["overall"].items()}
             values["per_class"] = {
@@ -83,9 +94,20 @@ class Scores:
                 )
                 for name, scores in values["per_class"].items()
             }
+            values["trust"] = _trust_adapter().validate_python(values["trust"]) if values.get("trust") else None
             return cls(**values)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} cannot be used: {error}.", hint=f"Write it again: scanvit evaluate {run_dir} --split {split}") from error
+
+
+@cache
+def _trust_adapter() -> TypeAdapter[Trust]:
+    """pydantic raises ValidationError, a ValueError, for what is no such record."""
+    from pydantic import TypeAdapter
+
+    from .trust import Trust
+
+    return TypeAdapter(Trust)
 
 
 def scores_path(run_dir: Path | str, split: str) -> Path:
