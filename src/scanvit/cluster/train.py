@@ -217,6 +217,7 @@ def _collect(experiment: Experiment, run_dir: Path, storage: Storage, manifest: 
         raise ClusterError(f"The finished run in {place.address} is damaged: {fault}.", hint=f"Go on with: scanvit ray train --resume {run_dir}")
     outcome = manifest["outcome"]
     uri, tracked = outcome["tracking_uri"], outcome["tracked"]
-    if experiment.tracking.mlflow and uri is None:
+    is_behind = uri is None or not tracked  # no worker reached the file, or it was not done in time
+    if experiment.tracking.mlflow and is_behind and _tracking_is_local(experiment, run_dir):
         tracked, uri = ship_now(run_dir, experiment.tracking), Shipper(run_dir, experiment.tracking).uri
     return FitResult(run_dir=run_dir, best_epoch=outcome["best_epoch"], best_val_loss=outcome["best_val_loss"], tracking_uri=uri, tracked=tracked)
