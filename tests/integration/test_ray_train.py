@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-EPOCHS = 60
+EPOCHS = 30
 # Small batches make a run that lasts long enough to be disturbed.
 RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
 
