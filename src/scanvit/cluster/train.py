@@ -32,6 +32,7 @@ from .preflight import check_nodes
 from .session import connected
 from .settings import STATE, ClusterSettings, cache_folder, load_settings, travelling
 from .storage import Storage, insist, open_storage
+from .terminal import say
 from .watch import Watch
 from .worker import Assignment, work
 
@@ -58,7 +59,7 @@ def train(
         cpus = max(1, (os.cpu_count() or 1) // settings.num_workers) if address is None else 1
         resources = settings.per_worker(cpus=cpus)
         needed = math.ceil(resources["CPU"] * settings.num_workers)
-        with connected(address, cpus=max(needed, os.cpu_count() or 1), gpus=_gpus(settings), dashboard=dashboard, say=_say) as ray:
+        with connected(address, cpus=max(needed, os.cpu_count() or 1), gpus=_gpus(settings), dashboard=dashboard, say=say) as ray:
             marks["cluster"] = time.time()
             if not check_nodes(ray, storage, pack) and pack.path is not None:
                 pack = _publish(opened, pack, storage)
@@ -97,10 +98,6 @@ def take_up(address: str, run_dir: Path) -> None:
             except OSError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise RunMissingError(f"{address} holds no run on a cluster: {reason}.", hint="Give the folder STORAGE/NAME of a run.") from None
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _resolved(experiment: Experiment, settings: ClusterSettings) -> Experiment:
