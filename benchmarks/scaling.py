@@ -2,6 +2,8 @@
 
     python -m benchmarks.scaling [NETWORK ...] [--rounds 3] [--out benchmarks/results/scaling.json]
 
+``--out`` keeps what it has of other networks: they may be measured one by one.
+
 Every contestant is a ``scanvit`` command in processes of its own, pinned to its cores; its figures are read from the run that it leaves behind, so
 that whatever can train a run can be compared: add a function to ``CONTESTANTS``. "images/s" are those of the steps after the first epoch
 (median over epochs), "start-up" the time from the command to the end of the first step; a run on Ray says itself what that is made of.
@@ -177,9 +179,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="scanvit-scaling-") as folder:
             results[name] = compare(name, args.rounds, Path(folder))
         show({name: results[name]})
-    about = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "epochs": EPOCHS, "load": os.getloadavg()}
+    about = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "epochs": EPOCHS}
     if args.out:
-        args.out.write_text(json.dumps({"about": about, "targets": TARGETS, "results": results}, indent=2) + "\n", encoding="utf-8")
+        before = json.loads(args.out.read_text(encoding="utf-8"))["results"] if args.out.is_file() else {}
+        args.out.write_text(json.dumps({"about": about, "targets": TARGETS, "results": before | results}, indent=2) + "\n", encoding="utf-8")
     missed = [name for name, figures in results.items() if figures["ddp"]["ratio"] < TARGETS["ddp"]]
     missed += [f"{name}, ray" for name, figures in results.items() if figures["ray"]["ratio_to_ddp"] < TARGETS["ray"]]
     missed += [f"{name}, checkpoint" for name, figures in results.items() if figures["checkpoint"]["share_at_default_interval"] > TARGETS["checkpoint_share"]]

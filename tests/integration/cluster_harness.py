@@ -109,7 +109,7 @@ class RayCluster:
         token = self.folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1"}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         self.cache = self.folder / "cache"

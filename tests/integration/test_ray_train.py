@@ -6,26 +6,33 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 from tests.integration.cluster_harness import RAY, RayCluster, free_port
 from tests.integration.conftest import SOURCES, ObjectStore, Scanvit
 from tests.integration.training_runs import SETTINGS, assert_same
+
+from scanvit.data.pack import Pack
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-EPOCHS = 60
+EPOCHS = 30
 # Small batches make a run that lasts long enough to be disturbed.
 RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
+ONE_EPOCH = [x for s in [*SETTINGS, "trainer.max_epochs=1"] for x in ("--set", s)]
 
 
 class Client:
@@ -78,6 +85,26 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
         if match := re.search(pattern, line):
             return match
     raise AssertionError(f"{pattern!r} is not in the output:\n{''.join(seen)}{process.stderr.read() if process.stderr else ''}")
+
+
+def processes_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    own = psutil.Process(process.pid)
+    return [own, *own.children(recursive=True)]
+
+
+def listening_on(process: psutil.Process) -> list[str]:
+    try:
+        return [connection.laddr.ip for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def status_of(url: str, **headers: str) -> int:
+    try:
+        with urlopen(Request(url, headers=headers), timeout=20) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
 
 
 def stored(client: Client, name: str) -> list[str]:
@@ -173,11 +200,38 @@ def test_more_than_the_cluster_has_is_waited_for_and_then_refused(client: Client
     assert "waiting for 3 workers (CPU 3): the cluster has 1 node with CPU 2 (2 free)" in out
 
 
-def test_a_cluster_of_its_own_stops_with_a_checkpoint_and_goes_on(scanvit: Scanvit, small_pack: Path, plain: Path) -> None:
-    clean = {"RAY_AUTH_TOKEN_PATH": str(scanvit.folder / "secret" / "token"), "SCANVIT_CACHE": str(scanvit.folder / "cache")}
+def test_a_pack_that_the_nodes_do_not_see_is_copied_to_the_storage(client: Client, small_pack: Path) -> None:
+    """The driver alone sees the pack: it is mounted in a name space of its own."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mounting needs root and unshare (Debian: util-linux)")
+    hidden = client.folder / "hidden"
+    hidden.mkdir()
+    seen_here_alone = ("unshare", "--mount", "sh", "-c", f'mount --bind {small_pack} {hidden} && exec "$@"', "sh")
+    options = ("--pack", hidden, "--num-workers", "1", "--storage", "s3://runs", "--run-dir", "runs/hidden", *ONE_EPOCH)
+    process = client.scanvit.start("ray", "train", "tiny", *options, prefix=seen_here_alone, **client.environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert not list(hidden.iterdir())
+    fingerprint = Pack.open(small_pack).fingerprint
+    assert "train.npy" in client("data", "ls", f"s3:runs/packs/{fingerprint}")
+    assert Pack.open(client.folder / "node" / "packs" / fingerprint).fingerprint == fingerprint, "a copy in the node's cache"
+
+
+def test_a_cluster_of_its_own_stops_with_a_checkpoint_and_goes_on(scanvit: Scanvit, object_store: ObjectStore, small_pack: Path, plain: Path) -> None:
+    """On a pack in Swift; nothing that it starts listens anywhere but on loopback."""
+    clean = object_store.environment() | {"RAY_AUTH_TOKEN_PATH": str(scanvit.folder / "secret" / "token"), "SCANVIT_CACHE": str(scanvit.folder / "cache")}
     clean |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    process = scanvit.start("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "2", "--run-dir", "run", *RECIPE, **clean)
+    object_store.put("swift-packs", {})
+    scanvit("data", "push", "swift:swift-packs/small", small_pack, **clean)
+    options = ("--pack", "swift:swift-packs/small", "--num-workers", "2", "--run-dir", "run", "--dashboard", "127.0.0.1")
+    process = scanvit.start("ray", "train", "tiny", *options, *RECIPE, **clean)
+    dashboard = read_until(process, r"dashboard: (http://127\.0\.0\.1:\d+),")[1]
     read_until(process, r"epoch +5/")
+    listening = {address for one in processes_of(process) for address in listening_on(one)}
+    assert listening == {"127.0.0.1"}
+    assert status_of(f"{dashboard}/api/jobs/") == 401
+    token = (scanvit.folder / "secret" / "token").read_text(encoding="ascii")
+    assert status_of(f"{dashboard}/api/jobs/", Authorization=f"Bearer {token}") == 200
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, out + err

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import SOURCES
 from tests.mlflow_server import MlflowServer, Proxy
 
 from scanvit.core.config import Experiment, TrackingConfig
@@ -283,3 +288,17 @@ def test_another_program_on_the_port_takes_nothing(run: Run, file_server: Any) -
     with pytest.raises(TrackingError, match="no MLflow server"):
         sync(run.dir, uri=file_server.url(""))
     assert TrackingState.load(run.dir).offset == 0
+
+
+def test_a_local_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+    """MLflow itself would answer "table ... already exists" from then on."""
+    store = tmp_path / "mlflow.db"
+    code = f"from scanvit.training.mlflow_client import make_local_store; make_local_store('sqlite:///{store}')"
+    maker = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCES)})
+    while not any(file.stat().st_size for file in tmp_path.glob(".mlflow.db.*.tmp")) and maker.poll() is None:
+        time.sleep(0.005)
+    maker.kill()
+    assert maker.wait() == -signal.SIGKILL
+    assert not store.exists()
+    assert connect(f"sqlite:///{store}").search_experiments()
+    assert store.is_file()

@@ -1,7 +1,7 @@
 """Connecting to a Ray cluster, or starting one on this machine for as long as a run lasts.
 
 A Ray cluster runs whatever it is sent: whoever reaches its ports owns its machines (CVE-2023-48022, "ShadowRay"). So what is started here
-asks for a token; its dashboard and job server, where it has them, listen on loopback (Ray's other ports cannot be kept there).
+asks for a token, and all its ports listen on loopback alone, unless its dashboard is asked for on another host.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,23 @@ from ..storage.address import is_loopback
 _log = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 128 << 20
 """Ray would take a third of the memory for objects that a training never makes."""
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""At 0, Ray's node has the address 127.0.0.1, and its processes listen there alone: its habit on those systems, where firewalls ask about every other."""
 _ACCESS_HINT = "Give the cluster's token: RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN), with RAY_AUTH_MODE=token."
 
 
 @contextmanager
-def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard: str | None = None) -> Iterator[Any]:
+def connected(
+    address: str | None, *, cpus: float, gpus: float | None, dashboard: str | None = None, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Any]:
     """The module ray, connected to ``address``; without one, to a new cluster on this machine with ``cpus``, gone at the block's end.
 
-    ``dashboard``: host on which the new cluster's dashboard listens; None: it has none. Raises ClusterError.
+    ``dashboard``: host on which the new cluster's dashboard listens; None: it has none. ``say`` is told its address. Raises ClusterError.
     """
     secure(os.environ, create=address is None)  # before the import, which reads the mode
+    if address is None:
+        os.environ.setdefault(_LOOPBACK, "0")  # likewise
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as scanvit train; Ray's own 15 gives way to whatever else runs here
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
@@ -50,7 +57,9 @@ def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard
             own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
             own |= {"num_gpus": gpus} if gpus is not None else {}
             own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
-            _start(ray, own | quiet)
+            started = _start(ray, own | quiet)
+            if dashboard:
+                say(f"dashboard: http://{started.dashboard_url}, with the token in {token_file(os.environ)}")
     except Exception as error:  # Ray raises bare ones as well
         if isinstance(error, ScanvitError):
             raise
@@ -62,13 +71,12 @@ def connected(address: str | None, *, cpus: float, gpus: float | None, dashboard
         ray.shutdown()
 
 
-def _start(ray: Any, options: dict[str, Any]) -> None:
+def _start(ray: Any, options: dict[str, Any]) -> Any:
     """Ray gives its node 30 s to start, which a busy machine may need more than once. What a start leaves behind is ended before the next."""
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     for last in (False, False, True):
         try:
-            ray.init(address="local", **options)
-            return
+            return ray.init(address="local", **options)
         except Exception as error:
             if last or "timed out during startup" not in str(error):
                 raise
@@ -79,6 +87,7 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=10)
+    raise AssertionError
 
 
 def secure(environment: MutableMapping[str, str], *, create: bool) -> None:

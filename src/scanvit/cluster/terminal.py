@@ -13,9 +13,18 @@ from rich.table import Table
 from .board import Snapshot, WorkerState
 
 
+def plain_console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Before there is anything to show."""
+    plain_console().print(text)
+
+
 class Terminal:
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, markup=False, soft_wrap=True)
+        self.console = console or plain_console()
         self.live: Live | None = None
         self.bar = Bar(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self.console

@@ -32,6 +32,7 @@ from .preflight import check_nodes
 from .session import connected
 from .settings import STATE, ClusterSettings, cache_folder, load_settings, travelling
 from .storage import Storage, insist, open_storage
+from .terminal import say
 from .watch import Watch
 from .worker import Assignment, work
 
@@ -58,7 +59,7 @@ def train(
         cpus = max(1, (os.cpu_count() or 1) // settings.num_workers) if address is None else 1
         resources = settings.per_worker(cpus=cpus)
         needed = math.ceil(resources["CPU"] * settings.num_workers)
-        with connected(address, cpus=max(needed, os.cpu_count() or 1), gpus=_gpus(settings), dashboard=dashboard) as ray:
+        with connected(address, cpus=max(needed, os.cpu_count() or 1), gpus=_gpus(settings), dashboard=dashboard, say=say) as ray:
             marks["cluster"] = time.time()
             if not check_nodes(ray, storage, pack) and pack.path is not None:
                 pack = _publish(opened, pack, storage)
@@ -217,6 +218,7 @@ def _collect(experiment: Experiment, run_dir: Path, storage: Storage, manifest: 
         raise ClusterError(f"The finished run in {place.address} is damaged: {fault}.", hint=f"Go on with: scanvit ray train --resume {run_dir}")
     outcome = manifest["outcome"]
     uri, tracked = outcome["tracking_uri"], outcome["tracked"]
-    if experiment.tracking.mlflow and uri is None:
+    is_behind = uri is None or not tracked  # no worker reached the file, or it was not done in time
+    if experiment.tracking.mlflow and is_behind and _tracking_is_local(experiment, run_dir):
         tracked, uri = ship_now(run_dir, experiment.tracking), Shipper(run_dir, experiment.tracking).uri
     return FitResult(run_dir=run_dir, best_epoch=outcome["best_epoch"], best_val_loss=outcome["best_val_loss"], tracking_uri=uri, tracked=tracked)

@@ -60,9 +60,10 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     with _quiet_lightning():
         trainer = _build_trainer(experiment, recorder, run_dir, host)
     ships = experiment.tracking.mlflow and (host is None or host.ships)
-    with recorder.listening(), _observed(experiment, run_dir, events, trainer, ships=ships) as shipping, _quiet_lightning():
+    with recorder.listening(), _shipped(experiment, run_dir, ships=ships and events is not None) as shipping, _quiet_lightning():
         try:
-            trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
+            with _sampled(experiment, events, trainer):
+                trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
         except BaseException as error:
             _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
@@ -182,22 +183,31 @@ def _write_end(events: EventLog | None, trainer: L.Trainer, **values: Any) -> No
 
 
 @contextmanager
-def _observed(experiment: Experiment, run_dir: Path, events: EventLog | None, trainer: L.Trainer, *, ships: bool) -> Iterator[ShippingProcess | None]:
-    """System metrics and tracking beside the training, on rank zero. Leaving waits for the tracking server for a bounded time."""
+def _sampled(experiment: Experiment, events: EventLog | None, trainer: L.Trainer) -> Iterator[None]:
+    """System metrics beside the training, on rank zero. No sample is written behind the event of the run's end."""
     if events is None:
-        yield None
+        yield
         return
     sampler = SystemSampler(events, every_s=experiment.tracking.system_metrics_every_s, position=lambda: (trainer.current_epoch, trainer.global_step))
-    shipping = ShippingProcess(run_dir, experiment.tracking) if ships else None
     sampler.start()
-    if shipping:
-        shipping.start()
+    try:
+        yield
+    finally:
+        sampler.stop()
+
+
+@contextmanager
+def _shipped(experiment: Experiment, run_dir: Path, *, ships: bool) -> Iterator[ShippingProcess | None]:
+    """Tracking beside the training. Leaving waits for the tracking server for a bounded time."""
+    if not ships:
+        yield None
+        return
+    shipping = ShippingProcess(run_dir, experiment.tracking)
+    shipping.start()
     try:
         yield shipping
     finally:
-        sampler.stop()
-        if shipping:
-            shipping.stop()
+        shipping.stop()
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,8 +59,32 @@ def prepare_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def make_local_store(uri: str) -> None:
+    """Make the SQLite file of an embedded store that is not there yet, whole or not at all.
+
+    It takes seconds, and MLflow can do nothing with a file whose making was broken off ("table ... already exists", for ever): so it is made
+    under another name. Of several that make it at the same time, one wins.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or "?" in uri or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _client(f"sqlite:///{temporary}")
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the tracking store and the registry behind it. Nothing is sent yet."""
+    make_local_store(uri)
+    return _client(uri)
+
+
+def _client(uri: str) -> MlflowClient:
     prepare_mlflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its dependencies, about each other

@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError
 from ..core.loading import load_experiment
-from .mlflow_client import explain
+from .mlflow_client import explain, make_local_store
 from .run_folder import is_being_trained
 from .shipper import Shipper
 
@@ -79,10 +79,16 @@ def main(run_dir: Path, *, once: bool = False) -> int:
     """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
         signal.signal(signum, signal.SIG_IGN)
-    if not once:
-        _yield_to_training()
     settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
     shipper = Shipper(run_dir, settings)
+    training_is_gone = threading.Event()
+    threading.Thread(target=_watch, args=(training_is_gone,), daemon=True).start()
+    if not once:
+        with contextlib.suppress(Exception):  # tried again below
+            make_local_store(shipper.target)  # once for a folder of runs, and before giving way: behind a training on all cores it would never be done
+        _yield_to_training()
+        if training_is_gone.is_set():
+            _stop_yielding()
     failures, deadline = 0, None
     while deadline is None or time.monotonic() < deadline:
         ended = deadline is not None  # before the last look at the events, not after
@@ -101,9 +107,8 @@ def main(run_dir: Path, *, once: bool = False) -> int:
         wait_s = _RETRY_S[min(failures, len(_RETRY_S)) - 1] if failures else _POLL_S
         if ended:
             time.sleep(min(wait_s, _POLL_S))
-        elif _training_is_gone(wait_s):
+        elif training_is_gone.wait(wait_s):
             deadline = time.monotonic() + settings.drain_timeout_s
-            _stop_yielding()
     return 1
 
 
@@ -117,17 +122,20 @@ def _yield_to_training() -> None:
             os.nice(19)
 
 
+def _watch(training_is_gone: threading.Event) -> None:
+    """The training's end closes the pipe, however it ends. Somebody waits for this process then, on a machine that may be busy with other work: what
+    it is in the middle of has to get on as well."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    training_is_gone.set()
+    _stop_yielding()
+
+
 def _stop_yielding() -> None:
-    """The training is gone, and somebody waits for this process now, on a machine that may be busy with other work."""
-    with contextlib.suppress(OSError):
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _training_is_gone(wait_s: float) -> bool:
-    """Wait, but not longer than the training lives: its end closes the pipe."""
-    readable, _, _ = select.select([sys.stdin], [], [], wait_s)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 1)
+    if hasattr(os, "SCHED_IDLE"):
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
 if __name__ == "__main__":

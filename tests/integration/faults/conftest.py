@@ -110,8 +110,5 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 def pytest_sessionfinish(session: pytest.Session) -> None:
     new = session.stash.get(_RECORDED, [])
     if os.environ.get("SCANVIT_RECORD_FAULTS") and new:
-        old = load_rows()
-        # Rows of engines that were not collected stay; of the others, those whose test is gone go.
-        known = session.stash[_KNOWN]
-        others = [row.key for row in old if row.engine not in {engine for engine, _, _ in known}]
-        write(merge(old, new, known=[*known, *others]), about_this_machine())
+        # Where one file or engine was run alone, the rows of the others stay; tests/meta tells of rows whose test is gone.
+        write(merge(load_rows(), new), about_this_machine())

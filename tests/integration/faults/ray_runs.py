@@ -97,10 +97,10 @@ class RayRun:
 
         return int(wait_for(there, f"step {step} of\n{self.said}", timeout_s, every_s=0.02))
 
-    def wait_for_line(self, text: str, timeout_s: float = 600) -> int:
-        """Until the command says it from now on. The highest step that was seen until then."""
+    def wait_for_line(self, text: str, *, since: int | None = None, timeout_s: float = 600) -> int:
+        """Until the command says it, from that line or from now on. The highest step that was seen until then."""
         assert self.process is not None
-        process, highest, first = self.process, 0, len(self.lines)
+        process, highest, first = self.process, 0, len(self.lines) if since is None else since
 
         def there() -> bool:
             nonlocal highest
@@ -165,6 +165,7 @@ class Disturbed:
 
     def __init__(self, run: RayRun) -> None:
         self.run, self.made, self.at, self._line = run, run.step, time.monotonic(), len(run.lines)
+        self._end: int | None = None
         self.exit_code = 0
         self.ended_s: float | None = None
         self.recovery_s: float | None = None
@@ -182,14 +183,17 @@ class Disturbed:
         return self.recovered()
 
     def recovered(self) -> Disturbed:
-        """By itself, until it has made a step that it had not made before."""
+        """By itself, until it has made a step that it had not made before its workers were started again."""
+        self.made = max(self.made, self.run.wait_for_line(" started on ", since=self._line))
         self.run.wait_for_step(self.made + 1)
         self.recovery_s = time.monotonic() - self.at
+        self._end = len(self.run.lines)
         return self
 
     @property
     def said(self) -> str:
-        return "\n".join(self.run.lines[self._line :])
+        """From the fault until the run had recovered."""
+        return "\n".join(self.run.lines[self._line : self._end])
 
     @property
     def taken_up(self) -> int:

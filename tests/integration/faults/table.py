@@ -48,11 +48,9 @@ def load_rows() -> list[Row]:
     return [Row(**row) for row in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]] if RESULTS.is_file() else []
 
 
-def merge(old: Iterable[Row], new: Iterable[Row], *, known: Iterable[tuple[str, str, str]] | None = None) -> list[Row]:
-    """New rows take the places of old ones. ``known``: the rows that exist, in their order; others are dropped."""
-    rows = {row.key: row for row in [*old, *new]}
-    order = list(dict.fromkeys(known)) if known is not None else list(rows)
-    return sorted((rows[key] for key in order if key in rows), key=lambda row: ENGINES.index(row.engine))
+def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """New rows take the places of old ones of the same fault, or come behind those of their engine."""
+    return sorted({row.key: row for row in [*old, *new]}.values(), key=lambda row: ENGINES.index(row.engine))
 
 
 def write(rows: Iterable[Row], about: Mapping[str, Any]) -> None:
