@@ -18,6 +18,8 @@ from .programs import MARKER, Program, base_environment, needs
 from .settings import LOOPBACK, Settings, load
 
 _AGENT_PORTS = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
+# By its name for other systems, Linux heeds it as well: without it, Ray's agent and the drivers of jobs look for the head at an address of the network.
+_LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _HEAD_S = 120.0
 _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 
@@ -88,6 +90,7 @@ def main() -> None:
         sys.argv += [option, str(port)]
     if LOOPBACK in sys.argv:
         services.resolve_ip_for_localhost = lambda host: host
+        os.environ[_LOOPBACK_ALONE] = "0"  # read at import: by what this process starts, not by itself, which would refuse to join a head
     ray()
 
 
