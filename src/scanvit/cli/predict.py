@@ -71,7 +71,7 @@ def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
             write(result)
             tally.add(result)
             told("Reading", tally.images, None)
-        tally.close()
+    tally.close()
 
 
 def _sources(paths: Iterable[str], from_list: str | None, *, null: bool, first_reading: str | None) -> Iterator[Source]:
@@ -153,7 +153,7 @@ class _Tally:
         if result.error:
             self.bad += 1
             self._first = self._first or result.error
-            if 1 < self.images and self.bad <= _MOST_REPORTED:
+            if self.images > 1 and self.bad <= _MOST_REPORTED:
                 click.echo(printable(result.error.message), err=True)
 
     def close(self) -> None:

@@ -43,7 +43,9 @@ def serve(run: Path, host: str, port: int, allowed_host: tuple[str, ...], max_mb
         name = f"[{host}]" if ":" in host else host
         click.echo(f"{engine.name} on http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
         if not is_loopback(host):
-            click.secho(f"Others on the network can reach this: images cross it unencrypted{'' if token else ', and no secret is asked for'}.", fg="yellow", err=True)
+            click.secho(
+                f"Others on the network can reach this: images cross it unencrypted{'' if token else ', and no secret is asked for'}.", fg="yellow", err=True
+            )
             if not token:
                 click.echo("Set SCANVIT_SERVE_TOKEN to a secret of 16 characters or more, and put a server with TLS in front.", err=True)
         run_server(engine, listening, settings)

@@ -17,8 +17,7 @@ _MOST_CHARACTERS = 1 << 20
 def read_list(file: str, *, null: bool = False, column: str | None = None) -> Iterator[tuple[str, str | None]]:
     """(path, None), or (path, reading) of a CSV file with the columns ``path`` and ``column``. ``file``: - is standard input. Raises DataError."""
     try:
-        opened = nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb")
-        with opened as stream:
+        with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
             if column is None:
                 yield from ((path, None) for path in _split(stream, b"\0" if null else b"\n", file) if path)
             else:

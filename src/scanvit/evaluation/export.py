@@ -119,7 +119,11 @@ def _write(model: Classifier, folder: Path, *, format: Format, quantize: str | N
 
 def _write_onnx(model: Classifier, folder: Path, about: dict[str, Any], *, pack: Pack | None) -> _Made:
     from .onnx_engine import OnnxEngine
-    from .onnx_graph import FORMAT, OPSET, quantized, set_metadata, to_onnx
+    from .onnx_graph import OPSET, quantized, to_onnx
+    from .onnx_record import FORMAT, metadata, require
+
+    require("onnx", "onnxscript", "onnxruntime")
+    import onnx
 
     about |= {"opset": OPSET}
     proto = to_onnx(model)
@@ -132,7 +136,7 @@ def _write_onnx(model: Classifier, folder: Path, about: dict[str, Any], *, pack:
         proto = quantized(proto, (np.array(val[rows[start : start + 32]]) for start in range(0, len(rows), 32)), folder)
 
     def finish() -> bytes:
-        set_metadata(proto, model.record() | {"format": FORMAT, "export": about})
+        onnx.helper.set_model_props(proto, metadata(model.record() | {"format": FORMAT, "export": about}))
         data: bytes = proto.SerializeToString()
         return data
 
@@ -146,14 +150,16 @@ def _write_torch(model: Classifier, folder: Path, about: dict[str, Any]) -> _Mad
 
     import torch
 
-    from .onnx_graph import FORMAT, program
+    from .onnx_graph import program, quiet
+    from .onnx_record import FORMAT
 
     graph, _ = program(model)
     path = folder / "model.pt2"
 
     def finish() -> bytes:
         record = model.record() | {"format": FORMAT, "export": about}
-        torch.export.save(graph, path, extra_files={_RECORD_FILE: json.dumps(record, allow_nan=False)})
+        with quiet():
+            torch.export.save(graph, path, extra_files={_RECORD_FILE: json.dumps(record, allow_nan=False)})
         return path.read_bytes()
 
     finish()

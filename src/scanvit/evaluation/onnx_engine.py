@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from ..core.contract import PixelContract
 from ..core.errors import CheckpointError, ScanvitError
 from ..core.runtime import usable_cores
 from .engine import Answers, Pixels, read_calibration
-from .explain import Maps, occlusion
 from .inference import batch_size
-from .onnx_graph import FORMAT, INPUT, OUTPUTS, read_metadata, require
+from .onnx_record import FORMAT, INPUT, OUTPUTS, read_metadata, require
+
+if TYPE_CHECKING:
+    from .explain import Maps
 
 _HINT = "Write it again: scanvit export RUN --format onnx"
 _FIELDS = {"class_names": list, "contract": dict, "fingerprint": str, "audit": list, "calibration": dict}
@@ -50,6 +52,8 @@ class OnnxEngine:
         return Answers(logits, probs, scores[0].astype(np.float64) if scores else None)
 
     def explain(self, pixels: Pixels, classes: Sequence[int]) -> Maps:
+        from .explain import occlusion
+
         return occlusion(lambda images: self(images).logits, pixels, classes)
 
     def _run(self, pixels: Pixels) -> list[np.ndarray]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from .engine import read_calibration
+from .onnx_record import INPUT, OUTPUTS, require
 
 if TYPE_CHECKING:
     import onnx
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from ..model.checkpoint import Classifier
 
 OPSET = 20
-FORMAT = 1
-"""Of the metadata in the files."""
-INPUT, OUTPUTS = "pixels", ("logits", "probabilities", "outlier_score")
-_PREFIX = "scanvit."
-_TAIL = "tail"
-"""The part of the graph behind the logits, which stays in float32 when the rest is made int8."""
 
 
 class Tail(nn.Module):
@@ -81,7 +75,7 @@ def program(model: Classifier) -> tuple[torch.export.ExportedProgram, list[str]]
     """The graph for any number of images at once, and the names of its outputs."""
     exported = Exported(model.cpu())
     example = torch.zeros((2, *model.contract.shape), dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         return torch.export.export(exported, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}}), exported.outputs
 
 
@@ -89,7 +83,7 @@ def to_onnx(model: Classifier) -> onnx.ModelProto:
     """Raises ConfigError where the extra is not installed."""
     require("onnx", "onnxscript", "onnxruntime")
     graph, outputs = program(model)
-    with _quiet():
+    with quiet():
         made = torch.onnx.export(graph, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=outputs, verbose=False)
     assert made is not None
     proto: onnx.ModelProto = made.model_proto
@@ -110,7 +104,7 @@ def quantized(proto: onnx.ModelProto, images: Iterable[np.ndarray], work: Path) 
 
     source, prepared, target = (work / f"{name}.onnx" for name in ("float", "prepared", "int8"))
     onnx.save(proto, source)
-    with _quiet():
+    with quiet():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared,
@@ -123,25 +117,6 @@ def quantized(proto: onnx.ModelProto, images: Iterable[np.ndarray], work: Path) 
             nodes_to_exclude=_behind_logits(onnx.load(prepared)),
         )
     return onnx.load(target)
-
-
-def set_metadata(proto: onnx.ModelProto, values: dict[str, Any]) -> None:
-    """One entry a key, as JSON, so that every program that reads ONNX can read them."""
-    import onnx
-
-    onnx.helper.set_model_props(proto, {_PREFIX + key: json.dumps(value, allow_nan=False) for key, value in values.items()})
-
-
-def read_metadata(properties: dict[str, str]) -> dict[str, Any]:
-    """Raises ValueError for what is no JSON."""
-    return {key.removeprefix(_PREFIX): json.loads(value) for key, value in properties.items() if key.startswith(_PREFIX)}
-
-
-def require(*packages: str) -> None:
-    import importlib.util
-
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise ConfigError(f"ONNX needs {', '.join(missing)}, not installed here.", hint="Install the extra: pip install 'scanvit[onnx]'")
 
 
 class _Reader:
@@ -178,7 +153,7 @@ def _name_batch(proto: onnx.ModelProto) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporters tell their developers things."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "")]
     before = [logger.level for logger in loggers]

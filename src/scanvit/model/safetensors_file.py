@@ -34,7 +34,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             record = json.loads((file.metadata() or {})[_KEY])
             if not isinstance(record, dict):
                 raise TypeError
-            return record | {"state_dict": {key: file.get_tensor(key) for key in file.keys()}}
+            return record | {"state_dict": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118 no dict
     except KeyError:
         raise CheckpointError(f"{path} holds weights, but not what classes and pixels they are for.", hint=_HINT) from None
     except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:

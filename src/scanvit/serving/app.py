@@ -103,7 +103,9 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
 
 def describe(engine: Engine, settings: Settings) -> Model:
     calibration = engine.calibration
-    thresholds = [{"class_name": t.class_name, "rule": t.rule, "target": t.target, "threshold": t.threshold} for t in calibration.thresholds] if calibration else []
+    thresholds = (
+        [{"class_name": t.class_name, "rule": t.rule, "target": t.target, "threshold": t.threshold} for t in calibration.thresholds] if calibration else []
+    )
     gates = [Gate(**{key: str(gate.get(key) or "") for key in ("gate", "title", "verdict", "reason")}) for gate in engine.record.get("audit", [])]
     return Model(
         scanvit=__version__,

@@ -56,7 +56,9 @@ def bind(host: str, port: int) -> Iterator[socket.socket]:
 def serve(engine: Engine, listening: socket.socket, settings: Settings) -> None:
     """Until SIGINT or SIGTERM. Raises ConfigError for a secret that can be guessed."""
     if settings.token is not None and len(settings.token) < _SHORTEST_TOKEN:
-        raise ConfigError(f"SCANVIT_SERVE_TOKEN has fewer than {_SHORTEST_TOKEN} characters.", hint="For example: export SCANVIT_SERVE_TOKEN=$(openssl rand -hex 16)")
+        raise ConfigError(
+            f"SCANVIT_SERVE_TOKEN has fewer than {_SHORTEST_TOKEN} characters.", hint="For example: export SCANVIT_SERVE_TOKEN=$(openssl rand -hex 16)"
+        )
     config = uvicorn.Config(
         make_app(engine, settings),
         http=_Impatient,
