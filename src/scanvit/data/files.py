@@ -46,7 +46,7 @@ def _match(base: str, parts: list[str]) -> Iterator[str]:
     if first == "**":
         yield from _match(base, rest or ["*"])
         for entry in _entries(base or "."):
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                 yield from _match(os.path.join(base, entry.name), parts)
     elif _MAGIC & set(first):
         for entry in _entries(base or "."):

@@ -104,12 +104,12 @@ function show(said) {
   at("outlier").textContent = one.outlier ? "This image is unlike all that the network was trained on. Do not listen to its answer." : "";
   showPictures(drawn, one);
   showRows(one);
-  const sure = [["Answer", `${one.prediction}, ${percent(one.probability)}`]];
+  const sure = [];
   if (one.conformal_set) {
     const inside = one.conformal_set.length ? one.conformal_set.join(", ") : "none: nothing known looks like this image";
-    sure.push([`Set of classes, ${percent(one.coverage)}`, inside]);
+    sure.push([`Holds the truth in ${Math.round(100 * one.coverage)} %`, inside]);
   }
-  if (one.outlier_score !== undefined) sure.push(["Distance from known images", `${one.outlier_score.toFixed(2)} (above 1 is an outlier)`]);
+  if (one.outlier_score !== undefined) sure.push(["Distance from what it knows", `${one.outlier_score.toFixed(2)} (above 1 is an outlier)`]);
   facts(at("facts"), sure);
 }
 
