@@ -26,7 +26,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Images", ("data",)),
     ("Train", ("train", "ray", "track", "ui")),
     ("Judge", ("evaluate", "compare", "register")),
-    ("Use", ("predict",)),
+    ("Use", ("export", "predict", "serve")),
     ("Serve", ("platform", "remote", "chameleon")),
 )
 

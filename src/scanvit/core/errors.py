@@ -23,6 +23,8 @@
     │   ├── ProcessLostError     43   a process of the run was killed or crashed
     │   └── StalledError         44   a process of the run did not take part for trainer.timeout_s
     ├── CheckpointError         50
+    │   └── ExportError          51   a file that would answer otherwise than the network
+    ├── RequestError            52   a request to `scanvit serve` that is not answered
     ├── StorageError            60
     │   ├── NoSpaceError         61
     │   ├── FetchError           62   a download did not come through; what has come is kept
@@ -154,6 +156,20 @@ class StalledError(RunError):
 
 class CheckpointError(ScanvitError):
     exit_code = 50
+
+
+class ExportError(CheckpointError):
+    exit_code = 51
+
+
+class RequestError(ScanvitError):
+    """``status``: of the HTTP answer."""
+
+    exit_code = 52
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int = 400) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class StorageError(ScanvitError):

@@ -9,7 +9,7 @@ None of them shows why an answer is right. ``tests`` hold them to the sanity che
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, cast
 
 import numpy as np
@@ -24,6 +24,8 @@ from ..model.vit import VisionTransformer
 Method = Literal["rollout", "relevance", "occlusion"]
 METHODS: tuple[Method, ...] = ("rollout", "relevance", "occlusion")
 Maps = npt.NDArray[np.float32]
+Answer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+"""(N, C, H, W) pixels -> (N, K) logits."""
 
 _AT_ONCE = 8
 """Images at a time: the attention of a large network takes 70 MB an image."""
@@ -35,7 +37,7 @@ def explain(model: Classifier, pixels: npt.NDArray[np.uint8], classes: Sequence[
     for start in range(0, len(pixels), _AT_ONCE):
         part, wanted = pixels[start : start + _AT_ONCE], torch.as_tensor(list(classes[start : start + _AT_ONCE]))
         if method == "occlusion":
-            maps.append(_occlusion(model, part, wanted))
+            maps.append(occlusion(lambda images: model.logits(torch.from_numpy(images)).numpy(), part, wanted.tolist()))
         else:
             images = model.contract.normalize(torch.from_numpy(np.array(part)))
             maps.append(_rollout(model.network, images) if method == "rollout" else _relevance(model.network, images, wanted))
@@ -101,15 +103,15 @@ def _eye(weights: Tensor) -> Tensor:
     return torch.eye(weights.shape[-1])
 
 
-def _occlusion(model: Classifier, pixels: npt.NDArray[np.uint8], classes: Tensor, *, parts: int = 8) -> Maps:
-    """A patch is covered with the image's own mean, so that nothing darker or brighter than the rest appears."""
-    side = pixels.shape[-1]
+def occlusion(answer: Answer, pixels: npt.NDArray[np.uint8], classes: Sequence[int], *, parts: int = 8) -> Maps:
+    """Of whatever ``answer``s. A patch is covered with the image's own mean, so that nothing darker or brighter than the rest appears."""
+    side, wanted = pixels.shape[-1], torch.as_tensor(list(classes))
     edges = np.linspace(0, side, parts + 1).round().astype(int)
     falls = np.zeros((len(pixels), parts, parts), np.float32)
     with torch.inference_mode():
 
         def judged(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            odds: npt.NDArray[np.float32] = _log_odds(model.logits(torch.from_numpy(images)), classes).numpy()
+            odds: npt.NDArray[np.float32] = _log_odds(torch.from_numpy(answer(images)), wanted).numpy()
             return odds
 
         before = judged(np.array(pixels))

@@ -37,6 +37,11 @@ def default_processes() -> int:
     return available_devices("auto")[1]
 
 
+def batch_size(shape: tuple[int, ...], device: str) -> int:
+    """Images (C, H, W) to take at once on "cpu" or "cuda"."""
+    return max(1, _BATCH_PX[device] // (shape[-2] * shape[-1]))
+
+
 def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 1, progress: Progress | None = None) -> Inference:
     """(N, C, H, W) uint8 pixels, on the GPU where there is one.
 
@@ -46,8 +51,8 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     import torch
 
     device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
-    batch_size = max(1, _BATCH_PX[device] // (images.shape[2] * images.shape[3]))
-    parts = [(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    step = batch_size(images.shape[1:], device)
+    parts = [(start, min(start + step, n)) for start in range(0, n, step)]
     if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
         results = _in_processes(model, images, parts, processes)
     else:

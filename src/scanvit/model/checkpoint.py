@@ -23,6 +23,7 @@ from ..core.loading import experiment_to_dict
 from ..storage.atomic import atomic_file
 from .original import Network, from_original, is_original
 from .registered import FILE_NAME, downloaded, is_address
+from .safetensors_file import SUFFIX, read_safetensors
 from .vit import VisionTransformer
 
 FORMAT = 1
@@ -67,6 +68,12 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), float -> logits (B, K)."""
         return self.network(images)
+
+    def record(self) -> dict[str, Any]:
+        """All that is known of the network beside its weights: the fields of a checkpoint. Without the path of the pack, which is this machine's."""
+        experiment = self.experiment | {"data": {key: value for key, value in self.experiment.get("data", {}).items() if key != "pack"}}
+        known = {"format": FORMAT, "class_names": self.class_names, "contract": self.contract.to_dict(), "experiment": experiment}
+        return known | {"fingerprint": self.fingerprint, "audit": self.audit, "metrics": self.metrics, "calibration": self.calibration}
 
     @property
     def temperature(self) -> float:
@@ -122,7 +129,7 @@ def set_calibration(path: Path, calibration: dict[str, Any]) -> None:
 
 
 def load_model(run_or_file: Path | str, *, class_names: Sequence[str] | None = None, contract: PixelContract | None = None) -> Classifier:
-    """A Classifier in eval mode, on the CPU, from a run folder, a checkpoint.pth, or weights of the original project.
+    """A Classifier in eval mode, on the CPU, from a run folder, a checkpoint.pth, an exported .safetensors, or weights of the original project.
 
     An address of MLflow works too: ``models:/NAME@ALIAS`` of a registered model, ``runs:/ID`` of a tracked run.
 
@@ -135,7 +142,7 @@ def load_model(run_or_file: Path | str, *, class_names: Sequence[str] | None = N
         with downloaded(str(run_or_file)) as fetched:
             return load_model(fetched, class_names=class_names, contract=contract)
     path = _find(Path(run_or_file))
-    content = _read(path)
+    content = read_safetensors(path) if path.suffix == SUFFIX else _read(path)
     try:
         if "format" in content:
             return _from_checkpoint(content, class_names=class_names, contract=contract)
@@ -152,7 +159,7 @@ def _find(path: Path) -> Path:
             )
         return path / FILE_NAME
     if not path.exists():
-        if path.suffix in (".pth", ".pt", ".ckpt"):
+        if path.suffix in (".pth", ".pt", ".ckpt", SUFFIX):
             raise CheckpointError(f"There is no file {path}.", hint="Check the path.")
         raise RunMissingError(f"There is no run {path}.", hint="Give the folder of a run, or a checkpoint.pth.")
     return path

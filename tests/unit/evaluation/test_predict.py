@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from scanvit.cli import main
+from scanvit.data import image_stream
 from scanvit.data.pack import Pack
 from scanvit.evaluation import predict as module
 from scanvit.evaluation.predict import predict_files
@@ -50,7 +51,7 @@ def test_bad_files_stand_in_their_place(images: tuple[Path, list[Path]], tmp_pat
 
 def test_a_file_past_the_size_limit_is_not_read_whole(images: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir, paths = images
-    monkeypatch.setattr(module, "_MOST_BYTES", 10)
+    monkeypatch.setattr(image_stream, "MOST_BYTES", 10)
     (result,) = predict_files(run_dir, paths[:1])
     assert "larger than" in str(result.error)
 
