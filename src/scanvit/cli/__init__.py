@@ -24,7 +24,7 @@ __all__ = ["main", "root"]
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start here", ("demo",)),
     ("Images", ("data",)),
-    ("Train", ("train", "ray", "track", "ui")),
+    ("Train", ("train", "tune", "ray", "track", "ui")),
     ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("predict",)),
     ("Serve", ("platform", "remote", "chameleon")),

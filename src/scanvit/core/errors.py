@@ -21,7 +21,8 @@
     │   ├── RunMissingError      41
     │   ├── RunExistsError       42
     │   ├── ProcessLostError     43   a process of the run was killed or crashed
-    │   └── StalledError         44   a process of the run did not take part for trainer.timeout_s
+    │   ├── StalledError         44   a process of the run did not take part for trainer.timeout_s
+    │   └── TrialsFailedError    45   no trial of a search came to a figure
     ├── CheckpointError         50
     ├── StorageError            60
     │   ├── NoSpaceError         61
@@ -150,6 +151,10 @@ class ProcessLostError(RunError):
 
 class StalledError(RunError):
     exit_code = 44
+
+
+class TrialsFailedError(RunError):
+    exit_code = 45
 
 
 class CheckpointError(ScanvitError):
