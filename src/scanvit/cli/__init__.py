@@ -24,7 +24,7 @@ __all__ = ["main", "root"]
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start here", ("demo",)),
     ("Images", ("data",)),
-    ("Train", ("train", "ray", "track", "ui")),
+    ("Train", ("train", "tune", "ray", "track", "ui")),
     ("Judge", ("evaluate", "compare", "register")),
     ("Use", ("export", "predict", "serve")),
     ("Serve", ("platform", "remote", "chameleon")),

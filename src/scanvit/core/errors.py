@@ -21,7 +21,8 @@
     │   ├── RunMissingError      41
     │   ├── RunExistsError       42
     │   ├── ProcessLostError     43   a process of the run was killed or crashed
-    │   └── StalledError         44   a process of the run did not take part for trainer.timeout_s
+    │   ├── StalledError         44   a process of the run did not take part for trainer.timeout_s
+    │   └── TrialsFailedError    45   no trial of a search came to a figure
     ├── CheckpointError         50
     │   └── ExportError          51   a file that would answer otherwise than the network
     ├── RequestError            52   a request to `scanvit serve` that is not answered
@@ -152,6 +153,10 @@ class ProcessLostError(RunError):
 
 class StalledError(RunError):
     exit_code = 44
+
+
+class TrialsFailedError(RunError):
+    exit_code = 45
 
 
 class CheckpointError(ScanvitError):

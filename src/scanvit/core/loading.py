@@ -96,13 +96,25 @@ def parse_yaml(text: str, *, where: str, error: type[ScanvitError] = ConfigError
     return values
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def split_override(override: str) -> tuple[str, str]:
+    """``section.key=value`` -> (key, value). Raises ConfigError or UnknownKeyError."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override!r} is not of the form section.key=value.", hint="For example: --set optimizer.lr=3e-4")
     known = _known_keys()
     if key not in known and not any(name.startswith(f"{key}.") for name in known):
         raise _unknown_key(key, "--set")
+    return key, text
+
+
+def check_key(key: str, *, where: str) -> None:
+    """Raises UnknownKeyError for what is no single setting."""
+    if key not in _known_keys():
+        raise _unknown_key(key, where)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, text = split_override(override)
     *sections, leaf = key.split(".")
     for section in sections:
         if (child := values.get(section)) is None:  # missing, or "section:" with nothing behind it

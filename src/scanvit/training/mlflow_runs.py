@@ -30,14 +30,19 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
 
 
-def find_or_create_run(client: MlflowClient, experiment: str, *, run_dir: Path, run_key: str) -> str:
-    """An earlier try may have made it and not heard the answer: that one is found by its key. Of several the first holds."""
+def find_or_create_run(client: MlflowClient, experiment: str, *, run_dir: Path, run_key: str, parent: str | None = None) -> str:
+    """An earlier try may have made it and not heard the answer: that one is found by its key. Of several the first holds.
+
+    ``parent``: MLflow's id of the run that its pages show it under.
+    """
     found = sorted(_runs_of(client, [experiment], run_key), key=lambda run: (run.info.start_time, run.info.run_id))
     if found:
         remove_ghosts(client, run_key=run_key, keep=str(found[0].info.run_id))
         return str(found[0].info.run_id)
     started = next((event["time"] for event in read_events(run_dir)), None)
     tags = {"scanvit.run_key": run_key, "mlflow.source.name": "scanvit", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    if parent:
+        tags["mlflow.parentRunId"] = parent
     start_time = None if started is None else int(started * 1000)
     return str(client.create_run(experiment, start_time=start_time, run_name=run_dir.resolve().name, tags=tags).info.run_id)
 

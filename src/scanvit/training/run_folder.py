@@ -40,7 +40,7 @@ def open_run(run_dir: Path, experiment: Experiment) -> bool:
     Raises RunExistsError for a finished run, for one with other settings, and for a folder with anything else in it.
     """
     if (run_dir / SETTINGS).is_file():
-        _refuse_other_settings(run_dir, experiment)
+        refuse_other_settings(run_dir, experiment)
         if is_finished(run_dir):
             raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
         return True
@@ -100,7 +100,8 @@ def _take(descriptor: int, *, tries: int) -> bool:
     return False
 
 
-def _refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:
+def refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:
+    """Raises RunExistsError where the folder was made with other settings; the pack may have moved."""
     old, new = flatten(experiment_to_dict(load_run(run_dir))), flatten(experiment_to_dict(experiment))
     for key in new:
         if key not in _MAY_DIFFER and old.get(key) != new[key]:

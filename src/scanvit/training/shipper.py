@@ -19,6 +19,7 @@ from ..core.errors import ScanvitError, TrackingError
 from ..core.events import FILE_NAME, parse_event
 from .mlflow_client import brief, connect, default_tracking_uri, error_code, explain, is_refusal, patience
 from .mlflow_runs import experiment_id, find_or_create_run, remove_ghosts
+from .tracking_state import FILE_NAME as STATE_FILE
 from .tracking_state import TrackingState, bytes_behind, exclusive
 
 if TYPE_CHECKING:
@@ -119,11 +120,20 @@ class Shipper:
         if not self.state.run_id:
             self.state.save(self.run_dir)  # the key, before anything carries it
             experiment = experiment_id(client, self.settings.experiment_name, self.uri)
-            self.state.run_id = find_or_create_run(client, experiment, run_dir=self.run_dir, run_key=self.state.run_key)
+            self.state.run_id = find_or_create_run(
+                client, experiment, run_dir=self.run_dir, run_key=self.state.run_key, parent=self._parent(client, experiment)
+            )
             self.state.save(self.run_dir)
         self._latest = self._read_latest(client)
         self._client, self._connected_to = client, self.run_id
         return client
+
+    def _parent(self, client: MlflowClient, experiment: str) -> str | None:
+        """MLflow's id of the run that this one is a part of; made here if the server has not heard of it yet."""
+        folder = self.run_dir / (self.state.parent or "")
+        if not self.state.parent or not (folder / STATE_FILE).is_file():  # moved away from it
+            return None
+        return find_or_create_run(client, experiment, run_dir=folder, run_key=TrackingState.load(folder).run_key)
 
     def _has(self, client: MlflowClient, run_id: str) -> bool:
         try:

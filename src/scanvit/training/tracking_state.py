@@ -25,6 +25,8 @@ _MOST_REFUSALS = 20
 class TrackingState:
     run_key: str = ""
     """Made once for a run; a tag of the run in MLflow, by which it is found again. It goes with the run, to any machine."""
+    parent: str | None = None
+    """Folder of the run that this one is a part of, relative to this one's: of a search, for its trials."""
     uri: str | None = None
     """Of the tracking server, never with credentials."""
     run_id: str | None = None
@@ -76,12 +78,12 @@ class TrackingState:
             self.refused = [*self.refused, sentence][-_MOST_REFUSALS:]
 
 
-def ensure_run_key(run_dir: Path, *, uri: str | None = None, run_key: str | None = None) -> str:
+def ensure_run_key(run_dir: Path, *, uri: str | None = None, run_key: str | None = None, parent: Path | None = None) -> str:
     """Give a run its key before anything is sent, and return it: whoever copies any part of this run then writes to one run in MLflow.
 
     A launcher that may start a run again on other machines calls this once, keeps the key with the run, and calls it with that key wherever
     the run folder is made anew. ``uri`` settles the tracking server as well. A key that the folder has already is kept, unless ``run_key``
-    is another: then that one holds, and what was noted about the old one is dropped.
+    is another: then that one holds, and what was noted about the old one is dropped. ``parent``: folder of the run that this one is a part of.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with exclusive(run_dir):
@@ -90,6 +92,8 @@ def ensure_run_key(run_dir: Path, *, uri: str | None = None, run_key: str | None
             state = TrackingState(run_key=run_key, uri=state.uri)
         if uri or state.uri is None:
             state.aim(uri or default_tracking_uri(run_dir))
+        if parent:
+            state.parent = os.path.relpath(parent, run_dir)
         state.save(run_dir)
         return state.run_key
 
