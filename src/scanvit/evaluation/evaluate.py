@@ -10,11 +10,12 @@ from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
 from .calibrate import calibrate_checkpoint
+from .energy import training_energy_wh
 from .inference import Progress, default_processes
 from .predictions import predict_split
 from .report import read_environment, render_report
 from .scores import Scores
-from .scoring import compute_scores
+from .scoring import Detail, score_on_pack
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
@@ -29,12 +30,14 @@ def evaluate(
     processes: int | None = None,
     draws: int = 2000,
     seed: int = 0,
+    detail: Detail | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
 
     Writes predictions-SPLIT.parquet, scores-SPLIT.json and the report into the run. ``pack``: where the pack is now, if it moved.
     ``processes``: how many share the work; left out, one for every GPU, or one on a CPU. ``draws`` and ``seed`` are the bootstrap's.
+    ``detail``: prevalences and subgroups.
 
     Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, PackCorruptError, DataError, ProcessLostError.
     """
@@ -52,12 +55,16 @@ def evaluate(
         model = load_model(run_dir)
     predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=progress)
     about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
-    scores = compute_scores(predictions, about=about | {"cost": training_cost(run_dir, model)}, draws=draws, seed=seed)
+    about |= {"cost": training_cost(run_dir, model)}
+    scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
     report = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment)
     predictions.save(run_dir / f"predictions-{split}.parquet")
     scores.save(run_dir)
     write_text(report_path(run_dir, split), report)
     return scores
+
+
+COSTS = ("train_time_s", "images_per_s", "epochs", "parameters", "device", "energy_wh", "processes")
 
 
 def report_path(run_dir: Path | str, split: str = "test") -> Path:
@@ -78,6 +85,7 @@ def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
         "epochs": latest["val_loss"][0] if "val_loss" in latest else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": environment.get("processor") if on_cpu else gpus[0],
+        "energy_wh": training_energy_wh(run_dir),
         "processes": started.get("world_size"),
     }
 

@@ -11,7 +11,8 @@ from .metrics import KINDS
 
 def render(template: str, **context: Any) -> str:
     """Fill a template of this package. Every value is escaped: names in data may hold HTML."""
-    return environment("scanvit.evaluation", filters={"interval": interval, "figure": figure}).get_template(template).render(**context)
+    filters = {"interval": interval, "figure": figure, "difference": difference, "difference_interval": difference_interval}
+    return environment("scanvit.evaluation", filters=filters).get_template(template).render(**context)
 
 
 def figure(estimate: Estimate, name: str = "") -> str:
@@ -26,6 +27,21 @@ def interval(estimate: Estimate, name: str = "") -> str:
     if _is_decimal(name):
         return f"{estimate.low:.3f} to {estimate.high:.3f}"
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}{SPACE}%"
+
+
+def difference(estimate: Estimate, name: str = "") -> str:
+    """Signed; shares and errors in points, which are hundredths."""
+    if estimate.value is None:
+        return NONE
+    return f"{estimate.value:+.3f}" if _is_decimal(name) else f"{100 * estimate.value:+.1f}"
+
+
+def difference_interval(estimate: Estimate, name: str = "") -> str:
+    if estimate.low is None or estimate.high is None:
+        return NONE
+    if _is_decimal(name):
+        return f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+    return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
 
 
 def _is_decimal(name: str) -> bool:

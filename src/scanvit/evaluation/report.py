@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.events import metric_history
 from ..core.loading import experiment_from_dict, experiment_to_dict, flatten
 from ..pages import figures
 from .estimates import Estimate
+from .image_facts import judged_images
 from .metrics import PER_CLASS
 from .page import render
 from .scores import Scores
+from .sections import shift_section, subgroup_section
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
@@ -50,7 +53,7 @@ def render_report(scores: Scores, predictions: Predictions, *, pack: Pack, run_d
             for k, name in enumerate(names)
         ],
         charts=learning_charts(run_dir, scores.checkpoint),
-        gallery=worst_errors(predictions, pack, scores.split),
+        gallery=worst_errors(predictions, judged_images(pack, predictions.image_ids)),
         errors=int((predictions.predicted != predictions.targets).sum()),
         sources=Counter(predictions.sources).most_common(20),
         counts={split: sum(classes.values()) for split, classes in pack.counts.items()},
@@ -58,6 +61,8 @@ def render_report(scores: Scores, predictions: Predictions, *, pack: Pack, run_d
         patients=pack.patients,
         contract=pack.contract,
         environment=read_environment(run_dir),
+        subgroups=subgroup_section(scores),
+        shift=shift_section(scores.shift),
         settings=flatten(experiment),
         changed=changed_settings(experiment),
     )
@@ -102,12 +107,11 @@ def learning_charts(run_dir: Path, checkpoint: dict[str, Any]) -> list[figures.C
     return [chart for chart in charts if chart]
 
 
-def worst_errors(predictions: Predictions, pack: Pack, split: str) -> list[dict[str, Any]]:
+def worst_errors(predictions: Predictions, images: npt.NDArray[np.uint8]) -> list[dict[str, Any]]:
     """The most confident wrong answers first, as many as fit the page's budget."""
     certainty = predictions.probs[np.arange(len(predictions)), predictions.predicted]
     wrong = np.flatnonzero(predictions.predicted != predictions.targets)
     chosen = wrong[np.argsort(-certainty[wrong], kind="stable")][:_MOST_ERRORS]
-    images = pack.images(split)
     shown: list[dict[str, Any]] = []
     size_bytes = 0
     for i in map(int, chosen):

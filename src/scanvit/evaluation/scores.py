@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RunError, RunMissingError
 from ..storage.atomic import write_json
 from .estimates import Estimate
+from .shift import Shift
+from .subgroups import Axis
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FORMAT = 2
 
@@ -45,7 +51,12 @@ class Scores:
     audit: list[dict[str, Any]]
     """The gates of the pack's audit that did not pass when the run was trained."""
     cost: dict[str, Any] = field(default_factory=dict)
-    """train_time_s, images_per_s, epochs, parameters, device, processes; None where the run does not tell."""
+    """train_time_s, images_per_s, epochs, parameters, device, processes, energy_wh; None where the run does not tell."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, mapped, or could not be checked."""
+    subgroups: list[Axis] = field(default_factory=list)
+    shift: Shift | None = None
+    """Of external data."""
 
     def to_dict(self) -> dict[str, Any]:
         classes = {
@@ -54,6 +65,7 @@ class Scores:
             for name, scores in self.per_class.items()
         }
         shallow = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        shallow |= {name: adapter.dump_python(getattr(self, name), mode="json") for name, adapter in _adapters().items()}
         return {"format": FORMAT} | shallow | {"overall": {name: estimate.to_dict() for name, estimate in self.overall.items()}, "per_class": classes}
 
     def save(self, run_dir: Path) -> None:
@@ -83,9 +95,18 @@ class Scores:
                 )
                 for name, scores in values["per_class"].items()
             }
+            values |= {name: adapter.validate_python(values[name]) for name, adapter in _adapters().items() if name in values}
             return cls(**values)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} cannot be used: {error}.", hint=f"Write it again: scanvit evaluate {run_dir} --split {split}") from error
+
+
+@cache
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """Of the fields that are trees of records. pydantic raises a ValueError for what is no such tree."""
+    from pydantic import TypeAdapter
+
+    return {"subgroups": TypeAdapter(list[Axis]), "shift": TypeAdapter(Shift | None)}
 
 
 def scores_path(run_dir: Path | str, split: str) -> Path:
