@@ -101,6 +101,14 @@ def percent_axis(values: Sequence[float | None]) -> Axis:
     return Axis(low=low, high=1.0, ticks=[(round(100 * (tick - low) / (1 - low), 2), f"{100 * tick:.0f}") for tick in steps])
 
 
+def difference_axis(values: Sequence[float | None]) -> Axis:
+    """Around 0, in points (hundredths), as far as the values reach on either side."""
+    reach = max([abs(value) for value in values if value is not None], default=0.0) or 0.01
+    ticks = nice_ticks(-100 * reach, 100 * reach, 5)
+    low, high = ticks[0] / 100, ticks[-1] / 100
+    return Axis(low=low, high=high, ticks=[(round((tick / 100 - low) / (high - low) * 100, 2), f"{tick:+g}" if tick else "0") for tick in ticks])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Frame:
     """The rectangle of the plot inside the view box, and what it spans."""
