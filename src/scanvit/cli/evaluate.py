@@ -73,6 +73,7 @@ def _shares(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="With --predictions: the folder to write.  [default: TABLE without its ending]")
 @click.option("--by", multiple=True, metavar="COLUMN", help="Subgroups by a column of the pack: source, format, width, height, or one it was told to keep.")
 @click.option("--prevalence", multiple=True, metavar="CLASS=SHARE", callback=_shares, help="PPV and NPV where this share has the class, e.g. 0.02.")
+@click.option("--originals", type=click.Path(path_type=Path), help="Folder of the sources: the report shows its images at their own resolution.")
 @click.option("--processes", type=click.IntRange(1), help="How many share the work.  [default: one for every GPU, else one]")
 @click.option("--draws", type=click.IntRange(0), default=2000, show_default=True, help="Resamples of the patients for the intervals.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resampling.")
@@ -87,6 +88,7 @@ def evaluate(
     out: Path | None,
     by: tuple[str, ...],
     prevalence: dict[str, float],
+    originals: Path | None,
     processes: int | None,
     draws: int,
     seed: int,
@@ -112,11 +114,11 @@ def evaluate(
         from ..evaluation.external import ExternalData
 
         data = ExternalData(pack=pack, split=split, mapping=mapping, own_pack=own_pack, shared=shared)
-        _evaluate_external(run, data, processes=processes, detail=detail, draws=draws, seed=seed)
+        _evaluate_external(run, data, processes=processes, originals=originals, detail=detail, draws=draws, seed=seed)
         return
     if mapping or own_pack:
         raise click.UsageError("--map and --own-pack belong to another pack than the run's own: give it with --pack.")
-    evaluate_and_show(run, split=split or "test", pack=pack, processes=processes, draws=draws, seed=seed, detail=detail)
+    evaluate_and_show(run, split=split or "test", pack=pack, originals=originals, processes=processes, draws=draws, seed=seed, detail=detail)
 
 
 def evaluate_and_show(
@@ -124,6 +126,7 @@ def evaluate_and_show(
     *,
     split: str = "test",
     pack: Path | None = None,
+    originals: Path | None = None,
     processes: int | None = None,
     draws: int = 2000,
     seed: int = 0,
@@ -133,8 +136,7 @@ def evaluate_and_show(
     from .progress import stage_progress
 
     with stage_progress() as progress:
-        told = lambda done, total: progress("Judging", done, total)  # noqa: E731
-        scores = evaluate_run(run, split=split, pack=pack, processes=processes, draws=draws, seed=seed, detail=detail, progress=told)
+        scores = evaluate_run(run, split=split, pack=pack, originals=originals, processes=processes, draws=draws, seed=seed, detail=detail, progress=progress)
     _track(scores, run)
     _show(scores, run)
 
@@ -149,13 +151,12 @@ def _is_elsewhere(run: Path, pack: Path, mapping: dict[str, str]) -> bool:
     return bool(mapping) or not is_own_pack(run, pack)
 
 
-def _evaluate_external(run: Path, data: ExternalData, *, processes: int | None, detail: Detail, draws: int, seed: int) -> None:
+def _evaluate_external(run: Path, data: ExternalData, *, processes: int | None, originals: Path | None, detail: Detail, draws: int, seed: int) -> None:
     from ..evaluation.external import evaluate_external
     from .progress import stage_progress
 
     with stage_progress() as progress:
-        told = lambda done, total: progress("Judging", done, total)  # noqa: E731
-        scores = evaluate_external(run, data, processes=processes, detail=detail, draws=draws, seed=seed, progress=told)
+        scores = evaluate_external(run, data, processes=processes, originals=originals, detail=detail, draws=draws, seed=seed, progress=progress)
     _track(scores, run)
     _show(scores, run)
 

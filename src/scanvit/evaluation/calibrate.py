@@ -15,35 +15,33 @@ import numpy as np
 from .calibration import fit_temperature
 from .conformal import Conformal, fit_conformal
 from .inference import Inference, infer
-from .operating_points import TARGETS, Rule, choose_threshold
+from .operating_points import Threshold, choose_thresholds
 from .outliers import OutlierDetector
 from .predictions import softmax
+from .selective import confidences_for
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
+FORMAT = 2
+"""Of the record in a checkpoint. One of another format, of an earlier version, is fitted again (``is_current``)."""
 COVERAGE = 0.9
 """Of the sets of classes."""
 _MOST_IMAGES = 5_000
 """Training images that the outlier detector is fitted on, evenly over the split: more change nothing, and cost a pass."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Threshold:
-    class_name: str
-    rule: Rule
-    target: float
-    threshold: float
-    """Of the calibrated probability."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Calibration:
+    images: int
+    """Of val, on which all of it was fitted."""
     temperature: float
     """What logits are divided by. 1 where val has no image."""
     thresholds: tuple[Threshold, ...]
     """See ``operating_points``; of the classes that val holds."""
+    confidences: tuple[float, ...]
+    """The lowest one still answered, for each of ``selective.COVERAGES``."""
     conformal: Conformal
     outliers: OutlierDetector | None
     """None where train or val has too few images to tell."""
@@ -51,18 +49,32 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
+            "format": FORMAT,
+            "images": self.images,
             "temperature": self.temperature,
             "thresholds": [asdict(threshold) for threshold in self.thresholds],
+            "confidences": list(self.confidences),
             "conformal": {"coverage": self.conformal.coverage, "thresholds": list(self.conformal.thresholds)},
             "outliers": self.outliers.to_dict() if self.outliers else None,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        conformal = Conformal(coverage=values["conformal"]["coverage"], thresholds=tuple(values["conformal"]["thresholds"]))
-        outliers = OutlierDetector.from_dict(values["outliers"]) if values["outliers"] else None
+        """Of a record that ``is_current``."""
         thresholds = tuple(Threshold(**threshold) for threshold in values["thresholds"])
-        return cls(temperature=float(values["temperature"]), thresholds=thresholds, conformal=conformal, outliers=outliers)
+        return cls(
+            images=int(values["images"]),
+            temperature=float(values["temperature"]),
+            thresholds=thresholds,
+            confidences=tuple(values["confidences"]),
+            conformal=Conformal(coverage=values["conformal"]["coverage"], thresholds=tuple(values["conformal"]["thresholds"])),
+            outliers=OutlierDetector.from_dict(values["outliers"]) if values["outliers"] else None,
+        )
+
+
+def is_current(record: Mapping[str, Any]) -> bool:
+    """Does a checkpoint's record hold all that this version fits? Not where a run was stopped before its end, or an earlier version made it."""
+    return record.get("format") == FORMAT
 
 
 def calibrate_checkpoint(path: Path, pack: Pack) -> None:
@@ -77,14 +89,11 @@ def calibrate(model: Classifier, pack: Pack) -> Calibration:
     val, targets = infer(model, pack.images("val")), np.asarray(pack.targets("val"), np.int64)
     temperature = fit_temperature(val.logits, targets)
     probs = softmax(val.logits, temperature)
-    thresholds = []
-    for k, name in enumerate(model.class_names):
-        for rule, target in TARGETS:
-            if (threshold := choose_threshold(targets == k, probs[:, k], rule=rule, target=target)) is not None:
-                thresholds.append(Threshold(class_name=name, rule=rule, target=target, threshold=threshold))
     return Calibration(
+        images=len(targets),
         temperature=temperature,
-        thresholds=tuple(thresholds),
+        thresholds=tuple(choose_thresholds(probs, targets, model.class_names)),
+        confidences=confidences_for(probs),
         conformal=fit_conformal(probs, targets, coverage=COVERAGE),
         outliers=_fit_outliers(model, pack, val),
     )

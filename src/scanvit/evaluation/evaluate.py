@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -9,17 +12,28 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
-from .calibrate import calibrate_checkpoint
+from .calibrate import Calibration, calibrate_checkpoint, is_current
 from .energy import training_energy_wh
-from .inference import Progress, default_processes
-from .predictions import predict_split
+from .estimates import Estimator
+from .inference import default_processes
+from .masking import judge_masked
+from .predictions import Predictions, predict_split
 from .report import read_environment, render_report
+from .saliency import Case, explain_cases
 from .scores import Scores
 from .scoring import Detail, score_on_pack
+from .trust import Trust, judge_calibration, judge_outliers, judge_points, judge_selective, judge_sets
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, how many are done, of how many)."""
 
 
 def evaluate(
@@ -27,6 +41,7 @@ def evaluate(
     *,
     split: str = "test",
     pack: Path | str | None = None,
+    originals: Path | None = None,
     processes: int | None = None,
     draws: int = 2000,
     seed: int = 0,
@@ -35,7 +50,8 @@ def evaluate(
 ) -> Scores:
     """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
 
-    Writes predictions-SPLIT.parquet, scores-SPLIT.json and the report into the run. ``pack``: where the pack is now, if it moved.
+    Writes predictions-SPLIT.parquet, scores-SPLIT.json, the report, model-card.md and data-card.md into the run. ``pack``: where the pack is now, if it moved.
+    ``originals``: the folder of the sources that the pack was made from; the report then shows its single images at their own resolution.
     ``processes``: how many share the work; left out, one for every GPU, or one on a CPU. ``draws`` and ``seed`` are the bootstrap's.
     ``detail``: prevalences and subgroups.
 
@@ -50,13 +66,16 @@ def evaluate(
     model = load_model(run_dir)
     opened = _open_pack(model, pack)
     opened.verify([split])
-    if not model.calibration:  # of a run that was stopped before its end, or made by an earlier version
+    if not is_current(model.calibration):
         calibrate_checkpoint(run_dir / FILE_NAME, opened)
         model = load_model(run_dir)
-    predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=progress)
+    told = progress or (lambda *_: None)
+    predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=partial(told, "Judging"))
     about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
     about |= {"cost": training_cost(run_dir, model)}
     scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
+    trust, _ = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
+    scores = replace(scores, trust=trust)
     report = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment)
     predictions.save(run_dir / f"predictions-{split}.parquet")
     scores.save(run_dir)
@@ -65,6 +84,25 @@ def evaluate(
 
 
 COSTS = ("train_time_s", "images_per_s", "epochs", "parameters", "device", "energy_wh", "processes")
+
+
+def judge_trust(
+    model: Classifier, images: npt.NDArray[np.uint8], predictions: Predictions, *, draws: int, seed: int, progress: Progress
+) -> tuple[Trust, list[Case]]:
+    """What the answers can be trusted with, and the images that the report shows, explained. ``images``: of the predictions, in their order."""
+    calibration, estimator = Calibration.from_dict(model.calibration), Estimator(predictions.patient_ids, draws=draws, seed=seed)
+    masking = judge_masked(model, images, predictions, draws=draws, seed=seed, progress=partial(progress, "Covering"))
+    cases, saliency = explain_cases(model, images, predictions, progress=partial(progress, "Explaining"))
+    trust = Trust(
+        calibrated=judge_calibration(predictions, calibration, estimator),
+        operating_points=judge_points(predictions, calibration, estimator),
+        selective=judge_selective(predictions, calibration, estimator),
+        sets=judge_sets(predictions, calibration, estimator),
+        outliers=judge_outliers(predictions, estimator),
+        masking=masking,
+        saliency=saliency,
+    )
+    return trust, cases
 
 
 def report_path(run_dir: Path | str, split: str = "test") -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +14,10 @@ import numpy.typing as npt
 
 from ..core.errors import ConfigError, DataError, PackError, PackMismatchError, RunMissingError
 from ..storage.atomic import write_text
-from .evaluate import report_path, training_cost
-from .image_facts import manifest_rows
+from .calibrate import calibrate_checkpoint, is_current
+from .evaluate import Progress as Stages
+from .evaluate import judge_trust, report_path, training_cost
+from .image_facts import judged_images, manifest_rows
 from .inference import Progress, default_processes
 from .predictions import Predictions, concatenate, predict_split
 from .report import render_report
@@ -196,7 +199,8 @@ def evaluate_external(
     draws: int = 2000,
     seed: int = 0,
     detail: Detail | None = None,
-    progress: Progress | None = None,
+    originals: Path | None = None,
+    progress: Stages | None = None,
 ) -> Scores:
     """Score a run on another pack than its own; write predictions-external-NAME.parquet, scores- and report-external-NAME into the run.
 
@@ -204,14 +208,19 @@ def evaluate_external(
     """
     from ..data.pack import Pack
     from ..model.checkpoint import load_model
+    from ..model.registered import FILE_NAME
 
     if not run_dir.is_dir():
         raise RunMissingError(f"There is no run folder {run_dir}.", hint="Give the folder that `scanvit train` made.")
     model, pack = load_model(run_dir), Pack.open(data.pack)
     pack.verify([data.split] if data.split else [split for split in pack.counts if pack.size(split)])
     own_pack = open_own_pack(model, data.own_pack)
+    if own_pack and not is_current(model.calibration):
+        calibrate_checkpoint(run_dir / FILE_NAME, own_pack)
+        model = load_model(run_dir)
+    told = progress or (lambda *_: None)
     processes = processes or default_processes()
-    judged = predict_external(model, pack, own_pack=own_pack, data=data, processes=processes, progress=progress)
+    judged = predict_external(model, pack, own_pack=own_pack, data=data, processes=processes, progress=partial(told, "Judging"))
     predictions, notes = judged.predictions, list(judged.notes)
     about: dict[str, Any] = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": judged.name}
     about |= {"audit": pack.findings(), "cost": training_cost(run_dir, model)}
@@ -220,7 +229,12 @@ def evaluate_external(
     if own is None:
         notes.append("What has shifted is not told: the run has no predictions of its own test split, and its pack was not found.")
     shift = measure_shift(own, predictions, draws=draws, seed=seed) if own else None
-    scores = replace(scores, notes=notes, shift=shift)
+    trust = None
+    if is_current(model.calibration):
+        trust, _ = judge_trust(model, judged_images(pack, predictions.image_ids), predictions, draws=draws, seed=seed, progress=told)
+    else:
+        notes.append("What its answers can be trusted with is not told: it was never calibrated, and its pack was not found.")
+    scores = replace(scores, notes=notes, shift=shift, trust=trust)
     report = render_report(scores, predictions, pack=pack, run_dir=run_dir, experiment=model.experiment)
     predictions.save(run_dir / f"predictions-{judged.name}.parquet")
     scores.save(run_dir)

@@ -57,8 +57,8 @@ class MetricComputer:
         self._by_cell = np.argsort(cell, kind="stable")
         self._cells, self._cell_starts = np.unique(cell[self._by_cell], return_index=True)
         self._rankings = [_Ranking(probs[:, k], targets == k) for k in range(self.classes)]
-        self._class_calibration = [_Calibration(probs[:, k], targets == k) for k in range(self.classes)]
-        self._calibration = _Calibration(probs[np.arange(len(targets)), predicted], predicted == targets)
+        self._class_calibration = [CalibrationError(probs[:, k], targets == k) for k in range(self.classes)]
+        self._calibration = CalibrationError(probs[np.arange(len(targets)), predicted], predicted == targets)
         self._present = np.isin(np.arange(self.classes), targets)
 
     def confusion(self, weights: Array) -> Array:
@@ -112,7 +112,7 @@ def calibration_bins(probs: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     return np.clip(np.ceil(np.asarray(probs, np.float64) * CALIBRATION_BINS - 1e-9) - 1, 0, CALIBRATION_BINS - 1).astype(np.int64)
 
 
-class _Calibration:
+class CalibrationError:
     """Expected calibration error: the mean distance, weighted by images, between a bin's mean probability and its share of right answers."""
 
     def __init__(self, probs: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]) -> None:

@@ -5,6 +5,7 @@ A threshold is chosen on val and judged on test. Chosen on the judged images the
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,20 +18,31 @@ from .predictions import Predictions
 
 Rule = Literal["sensitivity", "specificity"]
 TARGETS: tuple[tuple[Rule, float], ...] = (("sensitivity", 0.95), ("specificity", 0.95))
+_FIGURES = ("sensitivity", "specificity", "ppv", "npv")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatingPoint:
+class Threshold:
+    """Of one class, for one of ``TARGETS``."""
+
     class_name: str
     rule: Rule
     """What was asked for: at least ``target`` of it on val, and as much of the other as that leaves."""
     target: float
     threshold: float
-    """The class is called from this probability on."""
-    chosen: dict[str, float]
-    """sensitivity and specificity on the images it was chosen on."""
+    """The class is called from this calibrated probability on."""
+    sensitivity: float
+    """On the images it was chosen on."""
+    specificity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """A threshold, and what it does on images that it was not chosen on."""
+
+    chosen: Threshold
     judged: dict[str, Estimate]
-    """sensitivity, specificity, ppv and npv on the images that are judged."""
+    """sensitivity, specificity, ppv and npv."""
 
 
 def choose_threshold(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], *, rule: Rule, target: float) -> float | None:
@@ -52,33 +64,46 @@ def choose_threshold(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.flo
     return float((edge + above.min()) / 2) if len(above) else float(np.nextafter(edge, np.inf))
 
 
-def operating_points(val: Predictions, test: Predictions, *, draws: int, seed: int) -> list[OperatingPoint]:
-    """For every class and every one of ``TARGETS``, where val holds the class and others."""
-    estimator = Estimator(test.patient_ids, draws=draws, seed=seed)
-    found = []
-    for k, name in enumerate(val.class_names):
+def choose_thresholds(probs: npt.NDArray[np.floating], targets: npt.NDArray[np.int64], class_names: Sequence[str]) -> Iterator[Threshold]:
+    """For every class and every one of ``TARGETS``, where the images, (N, K) and (N,), hold the class and others."""
+    for k, name in enumerate(class_names):
+        positive = targets == k
         for rule, target in TARGETS:
-            threshold = choose_threshold(val.targets == k, val.probs[:, k], rule=rule, target=target)
-            if threshold is None:
-                continue
-            positive, called = test.targets == k, test.probs[:, k] >= threshold
-            behind = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
-            estimated = estimator(_Judge(positive, called))
-            judged = {figure: estimated.of(figure, patients=estimator.patients_of(images), is_share=True) for figure, images in behind.items()}
-            on_val = _Judge(val.targets == k, val.probs[:, k] >= threshold)(np.ones((len(val), 1)))
-            chosen = {figure: float(on_val[figure][0]) for figure in ("sensitivity", "specificity")}
-            found.append(OperatingPoint(class_name=name, rule=rule, target=target, threshold=threshold, chosen=chosen, judged=judged))
-    return found
+            threshold = choose_threshold(positive, probs[:, k], rule=rule, target=target)
+            if threshold is not None:
+                called = probs[:, k] >= threshold
+                shares = {"sensitivity": float(called[positive].mean()), "specificity": float((~called[~positive]).mean())}
+                yield Threshold(class_name=name, rule=rule, target=target, threshold=threshold, **shares)
+
+
+def operating_points(thresholds: Sequence[Threshold], test: Predictions, estimator: Estimator) -> list[OperatingPoint]:
+    """Of the thresholds whose class is one of the table's: what they do on its images. ``estimator``: of its patients."""
+    cases = []
+    for chosen in thresholds:
+        if chosen.class_name in test.class_names:
+            k = test.class_names.index(chosen.class_name)
+            cases.append((chosen, test.targets == k, test.probs[:, k] >= chosen.threshold))
+    if not cases:
+        return []
+    estimated = estimator(_Judge([(positive, called) for _, positive, called in cases]))
+    points = []
+    for column, (chosen, positive, called) in enumerate(cases):
+        behind = zip(_FIGURES, (positive, ~positive, called, ~called), strict=True)
+        judged = {figure: estimated.of(figure, column, patients=estimator.patients_of(images), is_share=True) for figure, images in behind}
+        points.append(OperatingPoint(chosen=chosen, judged=judged))
+    return points
 
 
 class _Judge:
-    """The four figures of one class that is called or not."""
+    """The four figures of T classes that are called or not: {figure: (D, T)}."""
 
-    def __init__(self, positive: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_]) -> None:
-        cells = [positive & called, ~positive & ~called, ~positive & called, positive & ~called]
-        self._cells = np.stack(cells).astype(np.float64)
+    def __init__(self, cases: Sequence[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]) -> None:
+        cells = [(positive & called, ~positive & ~called, ~positive & called, positive & ~called) for positive, called in cases]
+        self._cells = np.array(cells, np.float32)  # (T, 4, N): of zeros and ones, exact
 
     def __call__(self, weights: Array) -> dict[str, Array]:
-        hits, passed, alarms, missed = self._cells @ weights
+        n = self._cells.shape[2]
+        counted = (weights.T.astype(np.float32) @ self._cells.reshape(-1, n).T).astype(np.float64).reshape(weights.shape[1], -1, 4)
+        hits, passed, alarms, missed = np.moveaxis(counted, 2, 0)
         parts = {"sensitivity": (hits, missed), "specificity": (passed, alarms), "ppv": (hits, alarms), "npv": (passed, missed)}
         return {name: np.divide(a, a + b, out=np.full_like(a, np.nan), where=a + b > 0) for name, (a, b) in parts.items()}

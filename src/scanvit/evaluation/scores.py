@@ -17,7 +17,11 @@ from .subgroups import Axis
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-FORMAT = 2
+    from .trust import Trust
+
+FORMAT = 3
+"""3 added ``trust``, subgroups and shift. Files of format 2 are read without them; the report's parts that need it come with the next evaluation."""
+_READABLE = (2, FORMAT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class Scores:
     subgroups: list[Axis] = field(default_factory=list)
     shift: Shift | None = None
     """Of external data."""
+    trust: Trust | None = None
+    """What the answers can be trusted with. None in files of format 2."""
 
     def to_dict(self) -> dict[str, Any]:
         classes = {
@@ -83,7 +89,7 @@ class Scores:
             raise RunMissingError(f"{run_dir} has no {path.name}.", hint=f"Score it first: scanvit evaluate {run_dir}{again}")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
+            if values.pop("format") not in _READABLE:
                 raise ValueError("it is of another format version")
             values["overall"] = {name: Estimate(**estimate) for name, estimate in values["overall"].items()}
             values["per_class"] = {
@@ -106,7 +112,9 @@ def _adapters() -> dict[str, TypeAdapter[Any]]:
     """Of the fields that are trees of records. pydantic raises a ValueError for what is no such tree."""
     from pydantic import TypeAdapter
 
-    return {"subgroups": TypeAdapter(list[Axis]), "shift": TypeAdapter(Shift | None)}
+    from .trust import Trust
+
+    return {"subgroups": TypeAdapter(list[Axis]), "shift": TypeAdapter(Shift | None), "trust": TypeAdapter(Trust | None)}
 
 
 def scores_path(run_dir: Path | str, split: str) -> Path:

@@ -63,24 +63,29 @@ def area_under_risk(coverage: Array, error: Array) -> float:
     return float((np.diff(np.r_[0.0, coverage]) * error).sum())
 
 
-def covered(val: Predictions, test: Predictions, *, draws: int, seed: int) -> list[Covered]:
-    """For each of ``COVERAGES``: the confidence that leaves that share of val, and what it does on test."""
-    sure = [predictions.probs.max(axis=1) for predictions in (val, test)]
-    wrong = test.predicted != test.targets
-    estimator = Estimator(test.patient_ids, draws=draws, seed=seed)
+def confidences_for(probs: npt.NDArray[np.floating]) -> tuple[float, ...]:
+    """(N, K) probabilities of val -> for each of ``COVERAGES`` the lowest confidence that is still answered. 0, so all, without images."""
+    sure = probs.max(axis=1) if len(probs) else np.zeros(1)
+    return tuple(float(np.quantile(sure, 1 - aimed, method="lower")) if aimed < 1 else 0.0 for aimed in COVERAGES)
+
+
+def covered(confidences: Sequence[float], test: Predictions, estimator: Estimator) -> list[Covered]:
+    """For each of ``COVERAGES``, with the confidence that leaves that share of val: what it does on test. ``estimator``: of test's patients."""
+    answered = test.probs.max(axis=1)[:, None] >= np.array(confidences)
+    wrong = (test.predicted != test.targets)[:, None]
+    flags = np.concatenate([answered, answered & wrong], axis=1).astype(np.float64)
+
+    def figures(weights: Array) -> dict[str, Array]:
+        kept, bad = np.split(weights.T @ flags, 2, axis=1)
+        shares = kept / weights.sum(axis=0)[:, None]
+        return {"coverage": shares, "error": np.divide(bad, kept, out=np.full_like(bad, np.nan), where=kept > 0)}
+
+    estimated = estimator(figures)
     rows = []
-    for aimed in COVERAGES:
-        confidence = float(np.quantile(sure[0], 1 - aimed, method="lower")) if aimed < 1 else 0.0
-        answered = sure[1] >= confidence
-        flags = np.stack([answered, answered & wrong]).astype(np.float64)
-
-        def figures(weights: Array, flags: Array = flags) -> dict[str, Array]:
-            kept, bad = flags @ weights
-            return {"coverage": kept / weights.sum(axis=0), "error": np.divide(bad, kept, out=np.full_like(bad, np.nan), where=kept > 0)}
-
-        estimated = estimator(figures)
-        error = estimated.of("error", patients=estimator.patients_of(answered), undefined="Nothing is answered.", is_share=True)
-        rows.append(Covered(aimed_coverage=aimed, confidence=confidence, coverage=estimated.of("coverage"), error=error))
+    for column, (aimed, confidence) in enumerate(zip(COVERAGES, confidences, strict=True)):
+        behind = estimator.patients_of(answered[:, column])
+        error = estimated.of("error", column, patients=behind, undefined="Nothing is answered.", is_share=True)
+        rows.append(Covered(aimed_coverage=aimed, confidence=confidence, coverage=estimated.of("coverage", column), error=error))
     return rows
 
 
