@@ -131,7 +131,8 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 def _differences(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in _NOT_COMPARED)
     values = {key: [run.settings.get(key, "–") for run in runs] for key in keys}
-    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+    known = [number for number, run in enumerate(runs) if run.settings]
+    return {key: row for key, row in values.items() if any(row[number] != row[known[0]] for number in known)}
 
 
 def _warnings(runs: Sequence[ComparedRun], *, same_test: bool, grouped: str | None) -> list[str]:
@@ -184,6 +185,7 @@ def _render(comparison: Comparison, *, axis: figures.Axis, split: str, tables: l
         charts=[chart for chart in charts if chart],
         rocs=_roc_curves(comparison.runs, tables) if tables else [],
         gain_axis=gain_axis,
+        gain_zero=gain_axis.place(0.0),
         gain_strips=[gain_axis.strip(gain.value, gain.low, gain.high) for gain in gains],
         has_energy=any(run.cost("energy_wh") is not None for run in comparison.runs),
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Shared = Literal["drop", "refuse"]
 """Images that the run was trained on or chosen by: leave them out, or judge nothing."""
+_BLIND = "Copies that were cropped, turned or squeezed are not found."
 _KNOWN_SPLITS = ("train", "val")
 """Of the run's own pack: what it learned from, and what its weights were chosen by."""
 
@@ -73,9 +74,10 @@ def map_classes(theirs: Sequence[str], own: Sequence[str], mapping: Mapping[str,
 
 
 def check_contract(model: Classifier, pack: Pack) -> None:
-    """Raises PackMismatchError where the pack's images are not of the size, channels and range that the network takes."""
+    """Raises PackMismatchError where the pack's images are not of the size and channels that the network takes. Packs hold pixels as they are, 0..255:
+    the network normalises them by its own contract."""
     wanted, found = model.contract, pack.contract
-    if wanted != found:
+    if (wanted.shape, wanted.resample) != (found.shape, found.resample):
         shown = " and ".join(f"{c.image_size_px} px with {c.channels} channel{'s' if c.channels > 1 else ''}" for c in (found, wanted))
         raise PackMismatchError(
             f"The images of {pack.path} are not what the network takes: {shown.replace(' and ', ', and the network takes ')}.",
@@ -128,14 +130,14 @@ def _known_images(own: Pack, other: Pack, image_ids: Sequence[str], asked: npt.N
     same, near = same & asked, near & asked
     known: npt.NDArray[np.bool_] = same | near
     if not known.any():
-        return known, "No image of it, nor a near copy of one, was among the images that the run was trained on or chosen by."
+        return known, "No image of it, nor a near copy of one, was among the images that the run was trained on or chosen by. " + _BLIND
     count = f"{int(known.sum()):,} of the {int(asked.sum()):,} images ({int(same.sum()):,} by their bytes, {int((near & ~same).sum()):,} as near copies)"
     if shared == "refuse":
         raise DataError(
             f"{count} of {other.path} are among the images that the run was trained on or chosen by.",
             hint="Leave them out with --shared drop, or give a pack without them.",
         )
-    return known, f"{count} were left out: the run was trained on them, or its weights chosen by them."
+    return known, f"{count} were left out: the run was trained on them, or its weights chosen by them. {_BLIND}"
 
 
 def find_known_images(own: Pack, other: Pack, image_ids: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

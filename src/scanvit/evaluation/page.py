@@ -7,11 +7,13 @@ from typing import Any
 from ..pages.page import NONE, SPACE, decimal, environment, percent
 from .estimates import Estimate
 from .metrics import KINDS
+from .seeds import Spread
 
 
 def render(template: str, **context: Any) -> str:
     """Fill a template of this package. Every value is escaped: names in data may hold HTML."""
-    filters = {"interval": interval, "figure": figure, "difference": difference, "difference_interval": difference_interval}
+    filters: dict[str, Any] = {"interval": interval, "figure": figure, "difference": difference, "difference_interval": difference_interval}
+    filters |= {"p_value": p_value, "spread": spread, "spread_range": spread_range}
     return environment("scanvit.evaluation", filters=filters).get_template(template).render(**context)
 
 
@@ -42,6 +44,23 @@ def difference_interval(estimate: Estimate, name: str = "") -> str:
     if _is_decimal(name):
         return f"{estimate.low:+.3f} to {estimate.high:+.3f}"
     return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def spread(values: Spread, name: str = "") -> str:
+    """ "91.2 ± 0.6 %": mean and standard deviation."""
+    scale, digits, unit = (1, 3, "") if _is_decimal(name) else (100, 1, f"{SPACE}%")
+    sd = "" if values.sd is None else f" ± {scale * values.sd:.{digits}f}"
+    return f"{scale * values.mean:.{digits}f}{sd}{unit}"
+
+
+def spread_range(values: Spread, name: str = "") -> str:
+    return f"{values.low:.3f} to {values.high:.3f}" if _is_decimal(name) else f"{100 * values.low:.1f} to {100 * values.high:.1f}"
 
 
 def _is_decimal(name: str) -> bool:

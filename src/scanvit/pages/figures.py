@@ -86,9 +86,10 @@ class Axis:
     def strip(self, value: float | None, low: float | None, high: float | None) -> Strip | None:
         if value is None:
             return None
-        return Strip(value=self._place(value), low=None if low is None else self._place(low), high=None if high is None else self._place(high))
+        return Strip(value=self.place(value), low=None if low is None else self.place(low), high=None if high is None else self.place(high))
 
-    def _place(self, value: float) -> float:
+    def place(self, value: float) -> float:
+        """In percent of its width."""
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
