@@ -19,6 +19,7 @@ from .inference import default_processes
 from .masking import judge_masked
 from .predictions import Predictions, predict_split
 from .report import read_environment, render_report
+from .report.gallery import MOST_PX
 from .saliency import Case, explain_cases
 from .scores import Scores
 from .scoring import Detail, score_on_pack
@@ -57,6 +58,7 @@ def evaluate(
 
     Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, PackCorruptError, DataError, ProcessLostError.
     """
+    from ..data.originals import find_originals
     from ..model.checkpoint import load_model
     from ..model.registered import FILE_NAME
 
@@ -74,12 +76,16 @@ def evaluate(
     about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
     about |= {"cost": training_cost(run_dir, model)}
     scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
-    trust, _ = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
+    trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
     scores = replace(scores, trust=trust)
-    report = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment)
+    found = find_originals(opened, split, [case.row for case in cases], originals, most_px=MOST_PX) if originals else {}
+    rendered = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment, cases=cases, originals=found)
     predictions.save(run_dir / f"predictions-{split}.parquet")
     scores.save(run_dir)
-    write_text(report_path(run_dir, split), report)
+    write_text(report_path(run_dir, split), rendered.report)
+    if split == "test":  # the cards are of the run, and the run is judged by its test split
+        for name, text in rendered.cards.items():
+            write_text(run_dir / name, text)
     return scores
 
 

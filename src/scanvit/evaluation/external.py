@@ -17,10 +17,11 @@ from ..storage.atomic import write_text
 from .calibrate import calibrate_checkpoint, is_current
 from .evaluate import Progress as Stages
 from .evaluate import judge_trust, report_path, training_cost
-from .image_facts import judged_images, manifest_rows
+from .image_facts import judged_images, judged_originals, manifest_rows
 from .inference import Progress, default_processes
 from .predictions import Predictions, concatenate, predict_split
 from .report import render_report
+from .saliency import Case
 from .scores import Scores
 from .scoring import Detail, score_on_pack
 from .shift import measure_shift
@@ -231,16 +232,17 @@ def evaluate_external(
     if own is None:
         notes.append("What has shifted is not told: the run has no predictions of its own test split, and its pack was not found.")
     shift = measure_shift(own, predictions, draws=draws, seed=seed) if own else None
-    trust = None
+    trust, cases = None, list[Case]()
     if is_current(model.calibration):
-        trust, _ = judge_trust(model, judged_images(pack, predictions.image_ids), predictions, draws=draws, seed=seed, progress=told)
+        trust, cases = judge_trust(model, judged_images(pack, predictions.image_ids), predictions, draws=draws, seed=seed, progress=told)
     else:
         notes.append("What its answers can be trusted with is not told: it was never calibrated, and its pack was not found.")
     scores = replace(scores, notes=notes, shift=shift, trust=trust)
-    report = render_report(scores, predictions, pack=pack, run_dir=run_dir, experiment=model.experiment)
+    found = judged_originals(pack, predictions.image_ids, [case.row for case in cases], originals) if originals else {}
+    rendered = render_report(scores, predictions, pack=pack, run_dir=run_dir, experiment=model.experiment, cases=cases, originals=found)
     predictions.save(run_dir / f"predictions-{judged.name}.parquet")
     scores.save(run_dir)
-    write_text(report_path(run_dir, judged.name), report)
+    write_text(report_path(run_dir, judged.name), rendered.report)
     return scores
 
 

@@ -173,9 +173,9 @@ def evaluate_table(table: Path, pack: Path, out: Path, *, split: str = "test", d
     about: dict[str, Any] = {"run": out.resolve().name, "experiment": "", "split": split, "audit": opened.findings(), "cost": dict.fromkeys(COSTS)}
     scores = score_on_pack(foreign.predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
     scores = replace(scores, notes=foreign.notes)
-    report = render_report(scores, foreign.predictions, pack=opened, run_dir=out, experiment={})
+    rendered = render_report(scores, foreign.predictions, pack=opened, run_dir=out, experiment={}, cases=[], originals={})
     out.mkdir(parents=True, exist_ok=True)
     foreign.predictions.save(out / f"predictions-{split}.parquet")
     scores.save(out)
-    write_text(report_path(out, split), report)
+    write_text(report_path(out, split), rendered.report)
     return scores

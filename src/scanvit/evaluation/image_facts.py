@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,3 +48,18 @@ def judged_images(pack: Pack, image_ids: Sequence[str]) -> npt.NDArray[np.uint8]
         for place in here.tolist():
             picked[place] = images[rows[place] - pack.start(split)]
     return picked
+
+
+def judged_originals(pack: Pack, image_ids: Sequence[str], chosen: Sequence[int], root: Path) -> dict[int, npt.NDArray[np.uint8]]:
+    """{place among the judged images: pixels at their own resolution} of those of ``chosen`` that are found (``data.originals``)."""
+    from ..data.originals import find_originals
+    from ..data.sources import SPLITS
+    from .report.gallery import MOST_PX
+
+    rows, found = manifest_rows(pack, image_ids), {}
+    for split in SPLITS:
+        start = pack.start(split)
+        places = {int(rows[place]) - start: place for place in chosen if start <= rows[place] < start + pack.size(split)}
+        if places:
+            found |= {places[row]: pixels for row, pixels in find_originals(pack, split, list(places), root, most_px=MOST_PX).items()}
+    return found

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..pages.page import NONE, SPACE, decimal, environment, percent
 from .estimates import Estimate
 from .metrics import KINDS
 from .seeds import Spread
 
+if TYPE_CHECKING:
+    import jinja2
+
 
 def render(template: str, **context: Any) -> str:
     """Fill a template of this package. Every value is escaped: names in data may hold HTML."""
-    filters: dict[str, Any] = {"interval": interval, "figure": figure, "difference": difference, "difference_interval": difference_interval}
-    filters |= {"p_value": p_value, "spread": spread, "spread_range": spread_range}
-    return environment("scanvit.evaluation", filters=filters).get_template(template).render(**context)
+    return templates().get_template(template).render(**context)
+
+
+def templates() -> jinja2.Environment:
+    filters: dict[str, Any] = {"interval": interval, "figure": figure, "with_interval": with_interval}
+    filters |= {"difference": difference, "difference_interval": difference_interval, "p_value": p_value, "spread": spread, "spread_range": spread_range}
+    return environment("scanvit.evaluation", filters=filters)
 
 
 def figure(estimate: Estimate, name: str = "") -> str:
@@ -29,6 +36,11 @@ def interval(estimate: Estimate, name: str = "") -> str:
     if _is_decimal(name):
         return f"{estimate.low:.3f} to {estimate.high:.3f}"
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}{SPACE}%"
+
+
+def with_interval(estimate: Estimate, name: str = "") -> str:
+    """ "91.2 % (89.4 to 92.8 %)"; the figure alone where there is no interval."""
+    return figure(estimate, name) + (f" ({interval(estimate, name)})" if estimate.low is not None else "")
 
 
 def difference(estimate: Estimate, name: str = "") -> str:

@@ -36,7 +36,8 @@ class Pair:
             return f"{self.second} and {self.first} name the same share rightly: {counts}."
         more = "more" if gain.value > 0 else "fewer"
         verdict = "a difference that chance would seldom give" if self.mcnemar_p < LEVEL else "no more than chance may give"
-        return f"{self.second} names {100 * abs(gain.value):.1f} points {more} rightly than {self.first}{_interval(gain)}: {counts}; {verdict} (p {_p(self.mcnemar_p)}, adjusted)."
+        said = f"{self.second} names {100 * abs(gain.value):.1f} points {more} rightly than {self.first}{_interval(gain)}"
+        return f"{said}: {counts}; {verdict} (p {_p(self.mcnemar_p)}, adjusted)."
 
 
 def _p(value: float) -> str:

@@ -1,7 +1,7 @@
 """The geometry of the pages' figures. The templates draw it as inline SVG.
 
-Not Plotly: its script alone is 4 MB a page and needs ``script-src``; these figures need no script at all, print sharply, and follow the
-reader's light or dark mode.
+Not Plotly: its script alone is 4 MB a page and needs ``script-src``; these figures need none to be seen, print sharply, and follow the
+reader's light or dark mode. ``page.js`` makes their titles answer to pointer and keyboard.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def percent_axis(values: Sequence[float | None]) -> Axis:
 def difference_axis(values: Sequence[float | None]) -> Axis:
     """Around 0, in points (hundredths), as far as the values reach on either side."""
     reach = max([abs(value) for value in values if value is not None], default=0.0) or 0.01
-    ticks = nice_ticks(-100 * reach, 100 * reach, 5)
+    ticks = nice_ticks(-100 * reach, 100 * reach, 7)
     low, high = ticks[0] / 100, ticks[-1] / 100
     return Axis(low=low, high=high, ticks=[(round((tick / 100 - low) / (high - low) * 100, 2), f"{tick:+g}" if tick else "0") for tick in ticks])
 
@@ -188,29 +188,43 @@ def _lines(series: Mapping[str, Sequence[Point]], frame: _Frame, *, x_label: str
     return lines
 
 
-def histogram(series: Mapping[str, Sequence[int]], *, title: str, x_label: str, bin_width: int, marker: tuple[float, str] | None = None) -> Chart | None:
-    """Bars for counts at 0, 1, 2, ..., as shares of each series, in bins; where the series overlap, one shows through. None where nothing was counted."""
+def histogram(
+    series: Mapping[str, Sequence[int]],
+    *,
+    title: str,
+    x_label: str,
+    bin_width: int = 1,
+    unit: float | None = None,
+    marker: tuple[float, str] | None = None,
+) -> Chart | None:
+    """Bars for counts at 0, 1, 2, ..., as shares of each series, in bins; where the series overlap, one shows through. None where nothing was counted.
+
+    ``unit``: what a step of the counts is worth on the x axis, where it is a measure; left out, it counts things. ``marker``: (x, label).
+    """
     counts = {name: np.asarray(values, np.float64) for name, values in series.items() if sum(values)}
     if not counts:
         return None
     last = max(int(np.flatnonzero(values)[-1]) for values in counts.values())
-    bins = max(last, math.ceil(marker[0]) if marker else 0) // bin_width + 1
+    width = bin_width * (unit or 1)
+    bins = max(last, math.ceil(marker[0] / (unit or 1) - 1e-9) if marker else 0) // bin_width + 1
     shares = {}
     for name, values in counts.items():
         padded = np.zeros(bins * bin_width)
         padded[: min(len(values), len(padded))] = values[: len(padded)]
         shares[name] = padded.reshape(bins, bin_width).sum(axis=1) / values.sum()
     y_ticks = nice_ticks(0.0, max(float(share.max()) for share in shares.values()), 4)
-    frame = _Frame(x_range=(0.0, float(bins * bin_width)), y_range=(0.0, y_ticks[-1]), right=16, width=560, height=230)
+    frame = _Frame(x_range=(0.0, bins * width), y_range=(0.0, y_ticks[-1]), right=16, width=560, height=230)
     bars = []
     for number, (name, share) in enumerate(shares.items()):
         boxes = []
         for position in np.flatnonzero(share):
-            (x, y), (right, base) = frame.place((float(position * bin_width), share[position])), frame.place((float((position + 1) * bin_width), 0.0))
-            tip = f"{name}, {position * bin_width} to {(position + 1) * bin_width - 1}: {100 * share[position]:.1f} %"
+            (x, y), (right, base) = frame.place((position * width, share[position])), frame.place(((position + 1) * width, 0.0))
+            until = f"{(position + 1) * width:g}" if unit else position * bin_width + bin_width - 1
+            span = f"{position}" if width == 1 else f"{position * width:g} to {until}"
+            tip = f"{name}, {span}: {100 * share[position]:.1f} %"
             boxes.append((float(x), float(y), round(float(right - x) - 0.6, 1), round(float(max(base - y, 1.0)), 1), tip))
         bars.append(Bars(name=name, boxes=boxes, style=number % 8))
-    end = float(bins * bin_width)
+    end = bins * width
     return frame.chart(
         title=title,
         x_label=x_label,
@@ -271,10 +285,19 @@ def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -
 
 
 def png_data_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """(C, H, W) uint8, gray or RGB, as the source of an ``<img>``."""
+    """(C, H, W) uint8, gray, RGB or RGBA, as the source of an ``<img>``."""
+    return _data_uri(pixels, "PNG", optimize=True)
+
+
+def jpeg_data_uri(pixels: npt.NDArray[np.uint8]) -> str:
+    """(C, H, W) uint8, gray or RGB: of pictures of many pixels, a fifth of the bytes."""
+    return _data_uri(pixels, "JPEG", quality=82, optimize=True)
+
+
+def _data_uri(pixels: npt.NDArray[np.uint8], kind: str, **settings: Any) -> str:
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format=kind, **settings)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

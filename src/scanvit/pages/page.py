@@ -1,8 +1,12 @@
-"""How every HTML page of scanvit is made: autoescaping templates, no script, no network, one file."""
+"""How every HTML page of scanvit is made: autoescaping templates, one script that the policy knows by its hash, no network, one file."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,8 +26,22 @@ def environment(package: str, *, filters: Mapping[str, Callable[..., Any]] | Non
 
     loaders = [jinja2.PackageLoader(name, "templates") for name in (package, "scanvit.pages")]
     made = jinja2.Environment(loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals |= _script()
     made.filters |= {"percent": percent, "decimal": decimal, "count": count, "duration": duration} | dict(filters or {})
     return made
+
+
+@cache
+def _script() -> dict[str, Any]:
+    """The script itself, to stand in the page as it is, and its hash for the policy: whatever else gets into a page does not run."""
+    from markupsafe import Markup
+
+    text = files("scanvit.pages").joinpath("templates/page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return {
+        "script": Markup(text),  # noqa: S704  # a file of this package
+        "script_hash": f"sha256-{digest}",
+    }
 
 
 def percent(share: float | None, digits: int = 1) -> str:
