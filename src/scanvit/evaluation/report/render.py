@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ...data.pack import Pack
     from ..predictions import Predictions
 
-_OF_A_RUN = ("model", "training", "chosen", "single", "initialised", "predictors", "software", "hardware", "code", "seed")
+_OF_A_RUN = ("model", "training", "chosen", "single", "initialised", "predictors", "software", "hardware", "code", "seed", "weights")
+_OF_ITS_PACK = ("sources", "selection", "split", "disjoint")
 _GATE = ("gate", "title", "verdict", "detail", "reason")
 
 
@@ -92,8 +93,10 @@ def render_report(
     }
     context |= trust_figures(scores, predictions)
     answers = answers_of(scores, gates=gates, settings=dict(pack.settings), environment=environment, sections=_sections(scores))
-    if not scores.checkpoint:  # of predictions from elsewhere nobody knows the network
-        answers = {name: answer for name, answer in answers.items() if name not in _OF_A_RUN}
+    # Of predictions from elsewhere nobody knows the network, and of external data the pack is not the one that was trained on.
+    unknown = () if scores.checkpoint else _OF_A_RUN
+    unknown += _OF_ITS_PACK if scores.shift else ()
+    answers = {name: answer for name, answer in answers.items() if name not in unknown}
     context["checklists"] = checklists(answers)
     return Rendered(report=render("report.html.j2", **context), cards=render_cards(context))
 
