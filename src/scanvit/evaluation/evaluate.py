@@ -13,6 +13,7 @@ from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
 from .calibrate import Calibration, calibrate_checkpoint, is_current
+from .energy import training_energy_wh
 from .estimates import Estimator
 from .inference import default_processes
 from .masking import judge_masked
@@ -21,7 +22,7 @@ from .report import read_environment, render_report
 from .report.gallery import MOST_PX
 from .saliency import Case, explain_cases
 from .scores import Scores
-from .scoring import compute_scores
+from .scoring import Detail, score_on_pack
 from .trust import Trust, judge_calibration, judge_outliers, judge_points, judge_selective, judge_sets
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def evaluate(
     processes: int | None = None,
     draws: int = 2000,
     seed: int = 0,
+    detail: Detail | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
@@ -52,6 +54,7 @@ def evaluate(
     Writes predictions-SPLIT.parquet, scores-SPLIT.json, the report, model-card.md and data-card.md into the run. ``pack``: where the pack is now, if it moved.
     ``originals``: the folder of the sources that the pack was made from; the report then shows its single images at their own resolution.
     ``processes``: how many share the work; left out, one for every GPU, or one on a CPU. ``draws`` and ``seed`` are the bootstrap's.
+    ``detail``: prevalences and subgroups.
 
     Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, PackCorruptError, DataError, ProcessLostError.
     """
@@ -71,7 +74,8 @@ def evaluate(
     told = progress or (lambda *_: None)
     predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=partial(told, "Judging"))
     about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
-    scores = compute_scores(predictions, about=about | {"cost": training_cost(run_dir, model)}, draws=draws, seed=seed)
+    about |= {"cost": training_cost(run_dir, model)}
+    scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
     trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
     scores = replace(scores, trust=trust)
     found = find_originals(opened, split, [case.row for case in cases], originals, most_px=MOST_PX) if originals else {}
@@ -83,6 +87,9 @@ def evaluate(
         for name, text in rendered.cards.items():
             write_text(run_dir / name, text)
     return scores
+
+
+COSTS = ("train_time_s", "images_per_s", "epochs", "parameters", "device", "energy_wh", "processes")
 
 
 def judge_trust(
@@ -122,6 +129,7 @@ def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
         "epochs": latest["val_loss"][0] if "val_loss" in latest else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": environment.get("processor") if on_cpu else gpus[0],
+        "energy_wh": training_energy_wh(run_dir),
         "processes": started.get("world_size"),
     }
 

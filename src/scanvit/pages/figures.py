@@ -86,9 +86,10 @@ class Axis:
     def strip(self, value: float | None, low: float | None, high: float | None) -> Strip | None:
         if value is None:
             return None
-        return Strip(value=self._place(value), low=None if low is None else self._place(low), high=None if high is None else self._place(high))
+        return Strip(value=self.place(value), low=None if low is None else self.place(low), high=None if high is None else self.place(high))
 
-    def _place(self, value: float) -> float:
+    def place(self, value: float) -> float:
+        """In percent of its width."""
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
@@ -99,6 +100,14 @@ def percent_axis(values: Sequence[float | None]) -> Axis:
     step = 0.25 if low == 0 else 0.2 if low < 0.5 else 0.1 if low < 0.8 else 0.05
     steps = [low + step * i for i in range(round((1 - low) / step) + 1) if low + step * i <= 1 + 1e-9]
     return Axis(low=low, high=1.0, ticks=[(round(100 * (tick - low) / (1 - low), 2), f"{100 * tick:.0f}") for tick in steps])
+
+
+def difference_axis(values: Sequence[float | None]) -> Axis:
+    """Around 0, in points (hundredths), as far as the values reach on either side."""
+    reach = max([abs(value) for value in values if value is not None], default=0.0) or 0.01
+    ticks = nice_ticks(-100 * reach, 100 * reach, 7)
+    low, high = ticks[0] / 100, ticks[-1] / 100
+    return Axis(low=low, high=high, ticks=[(round((tick / 100 - low) / (high - low) * 100, 2), f"{tick:+g}" if tick else "0") for tick in ticks])
 
 
 @dataclass(frozen=True, kw_only=True)
