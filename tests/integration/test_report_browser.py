@@ -163,7 +163,7 @@ def test_a_table_is_sorted_by_keyboard_and_says_so(report: Browser) -> None:
     assert report.evaluate("document.querySelectorAll('#table [aria-sort]').length") == 1
 
 
-@pytest.mark.parametrize("figure", ["#roc svg[role=img]", "#calibration svg[role=img]", "table.confusion"])
+@pytest.mark.parametrize("figure", ["#roc svg[role=img]", "#selective svg[role=img]", "table.confusion"])
 def test_a_figure_answers_to_the_keyboard(report: Browser, figure: str) -> None:
     tip = "(tip => tip.hidden ? '' : tip.textContent)(document.querySelector('[role=status]'))"
     report.evaluate(f"document.querySelector({json.dumps(figure)}).focus()")
