@@ -73,8 +73,8 @@ def evaluate(
         model = load_model(run_dir)
     told = progress or (lambda *_: None)
     predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=partial(told, "Judging"))
-    about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
-    about |= {"cost": training_cost(run_dir, model)}
+    about: dict[str, Any] = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split}
+    about |= {"audit": model.audit, "cost": training_cost(run_dir, model)}
     scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
     trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
     scores = replace(scores, trust=trust)
