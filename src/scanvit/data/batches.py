@@ -17,7 +17,7 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import DataError
 from .archives.base import Archive
-from .file_rows import rows_of_file
+from .file_rows import NOTHING_ASKED, Asked, rows_of_file
 from .selection import Candidates, Selection
 
 BATCH_IMAGES = 256
@@ -72,12 +72,12 @@ def read_groups(archive: Archive, groups: Iterable[tuple[str, ...]], wanted: Con
         yield items
 
 
-def decode_items(items: Items, contract: PixelContract, salt: bytes | None = None) -> bytes:
-    """What a batch's file holds, the same for the same items on every machine: see read_rows and read_pixels. ``salt``: file_rows.salt_of."""
+def decode_items(items: Items, contract: PixelContract, asked: Asked = NOTHING_ASKED) -> bytes:
+    """What a batch's file holds, the same for the same items on every machine: see read_rows and read_pixels. ``asked``: file_rows.asked_of."""
     pixels: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
     for path, data in items:
-        found, images = rows_of_file(path, data, contract, salt=salt)
+        found, images = rows_of_file(path, data, contract, asked=asked)
         rows += [row | {"index": len(pixels) + number} for number, row in enumerate(found)] if images else found
         pixels += images
     stacked = np.stack(pixels) if pixels else np.zeros((0, *contract.shape), np.uint8)

@@ -15,7 +15,7 @@ from ..core.contract import PixelContract
 from ..core.errors import DataError
 from ..storage.atomic import storage_errors, write_bytes, write_json
 from .batches import BATCH_IMAGES, Batch, Items, decode_items, read_groups
-from .file_rows import decoding_key, salt_of
+from .file_rows import Asked, asked_of, decoding_key
 from .ray_decoding import decode_on_ray
 from .selection import Selection
 from .workers import worker_pool
@@ -65,14 +65,14 @@ def decode_batches(
         decode_on_ray(selections, todo, contract, on_images=on_images)
         return reused
     work = _read_items(selections, todo)
-    salts = [salt_of(selection.source) for selection in selections]
+    asked = [asked_of(selection.source) for selection in selections]
     # Starting processes takes longer than a batch or two.
     if workers <= 1 or len(todo) <= 2:
         for batch, items in work:
-            on_images(_decode_to_file(str(batch.file), items, contract, salts[batch.source]))
+            on_images(_decode_to_file(str(batch.file), items, contract, asked[batch.source]))
         return reused
     try:
-        _decode_in_pool(work, contract, salts, workers=min(workers, len(todo)), on_images=on_images)
+        _decode_in_pool(work, contract, asked, workers=min(workers, len(todo)), on_images=on_images)
     except BrokenProcessPool:
         raise DataError(
             "A decoding process was killed, most likely because the machine ran out of memory.",
@@ -103,7 +103,7 @@ def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tupl
 
 
 def _decode_in_pool(
-    work: Iterable[tuple[Batch, Items]], contract: PixelContract, salts: list[bytes | None], *, workers: int, on_images: Callable[[int], None]
+    work: Iterable[tuple[Batch, Items]], contract: PixelContract, asked: list[Asked], *, workers: int, on_images: Callable[[int], None]
 ) -> None:
     with worker_pool(workers) as pool:
         pending: set[Future[int]] = set()
@@ -111,13 +111,13 @@ def _decode_in_pool(
             if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 on_images(sum(future.result() for future in done))
-            pending.add(pool.submit(_decode_to_file, str(batch.file), items, contract, salts[batch.source]))
+            pending.add(pool.submit(_decode_to_file, str(batch.file), items, contract, asked[batch.source]))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             on_images(sum(future.result() for future in done))
 
 
-def _decode_to_file(file: str, items: Items, contract: PixelContract, salt: bytes | None) -> int:
+def _decode_to_file(file: str, items: Items, contract: PixelContract, asked: Asked) -> int:
     """Write the batch's file, whole or not at all, and return the number of files decoded."""
-    write_bytes(file, decode_items(items, contract, salt))
+    write_bytes(file, decode_items(items, contract, asked))
     return len(items)

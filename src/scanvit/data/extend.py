@@ -186,9 +186,9 @@ def _order(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def _write_manifest(folder: Path, parent: Pack, before: np.ndarray, after: np.ndarray) -> None:
     order, reader = _order(before, after), parent.reader
     rows = rows_in_splits(after[order])
-    texts = {name: reader.strings(name) for name in _TEXTS}
+    texts = {name: reader.strings(name) for name in (*_TEXTS, *parent.attributes)}
     numbers = {name: spooled((batch[name].to_numpy() for batch in reader.batches(name)), np.int32) for name in ("width_px", "height_px")}
-    with manifest_writer(folder / MANIFEST) as write:
+    with manifest_writer(folder / MANIFEST, parent.attributes) as write:
         for start in range(0, len(order), ROW_GROUP_IMAGES):
             chosen = order[start : start + ROW_GROUP_IMAGES]
             columns: dict[str, Any] = {name: column.take(pa.array(chosen)).cast(pa.string()) for name, column in texts.items()}

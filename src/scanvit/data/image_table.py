@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..storage.scratch import Spool, pieces_of, spooled
+from .attributes import code_of
 from .columns import Strings, take_strings
 from .selection import Candidate
 from .sources import SPLITS
@@ -33,8 +35,17 @@ _FLUSH_IMAGES = 1 << 12
 class ImageTable:
     """A row is one image. The columns are read-only."""
 
-    def __init__(self, numbers: dict[str, np.ndarray], digests: dict[str, np.ndarray], strings: dict[str, pa.LargeStringArray], formats: list[str]) -> None:
+    def __init__(
+        self,
+        numbers: dict[str, np.ndarray],
+        digests: dict[str, np.ndarray],
+        strings: dict[str, pa.LargeStringArray],
+        formats: list[str],
+        attributes: dict[str, list[str]],
+    ) -> None:
         self._numbers, self._digests, self._strings, self.formats = numbers, digests, strings, formats
+        self.attributes = attributes
+        """{attribute: its values}; the column of numbers of that name holds indices into them."""
 
     def __len__(self) -> int:
         return len(self._numbers["source"])
@@ -66,19 +77,25 @@ class ImageTable:
 
 
 class ImageTableBuilder:
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], attributes: Sequence[str] = ()) -> None:
+        self._attributes: dict[str, dict[str, int]] = {name: {} for name in attributes}
+        self._kinds = _NUMBERS | dict.fromkeys(attributes, np.int16)
         self._class_index = {name: index for index, name in enumerate(class_names)}
         self._formats: dict[str, int] = {}
-        self._numbers = {name: Spool() for name in _NUMBERS}
+        self._numbers = {name: Spool() for name in self._kinds}
         self._digests = {name: Spool() for name in _DIGESTS}
         self._strings = {name: Strings() for name in _STRINGS}
         self._rows: list[tuple[int, ...]] = []
 
-    def append(self, source: int, candidate: Candidate, row: dict[str, Any], *, batch: int) -> None:
-        """``row``: what the decoder says of the image (batches.read_rows)."""
+    def append(self, source: int, candidate: Candidate, row: dict[str, Any], *, batch: int, attributes: Mapping[str, str] = MappingProxyType({})) -> None:
+        """``row``: what the decoder says of the image (batches.read_rows). ``attributes``: {name: value}, those that it has.
+
+        Raises SourcesError for an attribute of too many different values.
+        """
         split = -1 if candidate.split is None else SPLITS.index(candidate.split)
         kind = self._formats.setdefault(row["format"], len(self._formats))
-        self._rows.append((source, self._class_index[candidate.class_name], split, row["width_px"], row["height_px"], kind, batch, row["index"]))
+        codes = [code_of(name, codes, attributes.get(name, "")) for name, codes in self._attributes.items()]
+        self._rows.append((source, self._class_index[candidate.class_name], split, row["width_px"], row["height_px"], kind, batch, row["index"], *codes))
         for name in _DIGESTS:
             self._digests[name].write(bytes.fromhex(row[name]))
         for name, text in zip(_STRINGS, (row["path"], candidate.patient_id), strict=True):
@@ -89,15 +106,16 @@ class ImageTableBuilder:
     def finish(self) -> ImageTable:
         self._flush()
         return ImageTable(
-            {name: self._numbers[name].array(kind) for name, kind in _NUMBERS.items()},
+            {name: self._numbers[name].array(kind) for name, kind in self._kinds.items()},
             {name: self._digests[name].array(np.uint8, 32) for name in _DIGESTS},
             {name: self._strings[name].arrow() for name in _STRINGS},
             list(self._formats),
+            {name: list(codes) for name, codes in self._attributes.items()},
         )
 
     def _flush(self) -> None:
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(_NUMBERS)
-        for (name, kind), values in zip(_NUMBERS.items(), columns, strict=True):
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(self._kinds)
+        for (name, kind), values in zip(self._kinds.items(), columns, strict=True):
             self._numbers[name].write(np.array(values, kind))
         self._rows = []
 

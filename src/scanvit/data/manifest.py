@@ -1,4 +1,4 @@
-"""The manifest: one row for every image of a pack."""
+"""The manifest: one row for every image of a pack. Behind the columns of SCHEMA stand those that the sources were asked to keep (``data.attributes``)."""
 
 from __future__ import annotations
 
@@ -32,22 +32,34 @@ ROW_GROUP_IMAGES = 1 << 16
 """Rows that are held at a time while a manifest is written."""
 
 
+def schema_with(attributes: Sequence[str]) -> pa.Schema:
+    """Attributes are strings, '' where an image has none."""
+    return pa.schema([*SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in attributes)])
+
+
+def attributes_of(schema: pa.Schema) -> list[str] | None:
+    """The names behind the columns of SCHEMA; None for a table that is no manifest."""
+    names: list[str] = schema.names[len(SCHEMA) :]
+    return names if schema.equals(schema_with(names)) and len({*schema.names}) == len(schema) else None
+
+
 def write_manifest(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """A manifest whose columns fit into memory at once."""
-    with manifest_writer(path) as write:
+    with manifest_writer(path, [name for name in columns if name not in SCHEMA.names]) as write:
         write(columns)
 
 
 @contextmanager
-def manifest_writer(path: Path) -> Iterator[Callable[[Mapping[str, Sequence[Any]]], None]]:
+def manifest_writer(path: Path, attributes: Sequence[str] = ()) -> Iterator[Callable[[Mapping[str, Sequence[Any]]], None]]:
     """A function that appends rows, best ROW_GROUP_IMAGES at a time.
 
     Row groups of plain columns, without the writer's version or a clock: the same rows in the same pieces give the same bytes.
     """
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd", store_schema=False) as writer:
+    schema = schema_with(attributes)
+    with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
 
         def write(columns: Mapping[str, Sequence[Any]]) -> None:
-            arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), row_group_size=ROW_GROUP_IMAGES)
+            arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROW_GROUP_IMAGES)
 
         yield write

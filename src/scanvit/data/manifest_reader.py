@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ..core.errors import PackCorruptError
 from ..storage.scratch import Spool, pieces_of
 from .columns import Strings, encode
-from .manifest import SCHEMA
+from .manifest import attributes_of
 from .sources import SPLITS
 
 _BATCH_IMAGES = 1 << 14
@@ -28,6 +28,14 @@ class ManifestReader:
     path: Path
     sizes: Sequence[int]
     """Images of each of SPLITS."""
+
+    def attributes(self) -> list[str]:
+        """The columns that the sources were asked to keep. Raises PackCorruptError."""
+        with self._damage_told():
+            names = attributes_of(pq.read_schema(self.path))
+        if names is None:
+            raise PackCorruptError(f"{self.path} does not hold the columns of a manifest.", hint=_HINT)
+        return names
 
     def strings(self, name: str) -> pa.LargeStringArray:
         """A column of strings, in a scratch file where it is long."""
@@ -66,7 +74,7 @@ class ManifestReader:
     def _read(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         with self._damage_told():
             file = pq.ParquetFile(self.path)
-            known = file.schema_arrow.equals(SCHEMA)
+            known = attributes_of(file.schema_arrow) is not None
         if not known:
             raise PackCorruptError(f"{self.path} does not hold the columns of a manifest.", hint=_HINT)
         with file:

@@ -19,7 +19,7 @@ from ..core.contract import PixelContract
 from ..core.errors import ConfigError, PackCorruptError, PackError, PackMissingError, PackVersionError
 from ..storage.atomic import write_json
 from ..storage.checksum import sha256_file
-from .manifest import SCHEMA
+from .manifest import SCHEMA, schema_with
 from .manifest_reader import ManifestReader, count_manifest
 from .sources import SPLITS
 
@@ -131,11 +131,17 @@ class Pack:
     @cached_property
     def manifest(self) -> pa.Table:
         """One row an image, by split (train, val, test, final_eval) and then by row: about 250 bytes an image."""
-        return self.columns(*SCHEMA.names)
+        return self.columns(*SCHEMA.names, *self.attributes)
 
     def columns(self, *names: str) -> pa.Table:
         """Some columns of the manifest, whole, read anew at each call. Raises PackCorruptError."""
-        return pa.Table.from_batches(self.reader.batches(*names), pa.schema([SCHEMA.field(name) for name in names]))
+        schema = schema_with(self.attributes)
+        return pa.Table.from_batches(self.reader.batches(*names), pa.schema([schema.field(name) for name in names]))
+
+    @cached_property
+    def attributes(self) -> tuple[str, ...]:
+        """The manifest's columns that the sources were asked to keep, such as sex and age_band: strings, '' where an image has none."""
+        return tuple(self.reader.attributes())
 
     @cached_property
     def reader(self) -> ManifestReader:

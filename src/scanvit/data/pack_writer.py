@@ -53,7 +53,7 @@ def write_rows(folder: Path, images: ImageTable, splits: np.ndarray, *, class_na
     assert len(np.unique(suspects, axis=0)) == len(suspects), "80 bits of SHA-256 tell different files apart"
     rows, order = rows_in_splits(splits), by_split(splits)
     classes, sources, formats = pa.array(class_names), pa.array(source_names), pa.array(images.formats, pa.string())
-    with manifest_writer(folder / MANIFEST) as write:
+    with manifest_writer(folder / MANIFEST, list(images.attributes)) as write:
         for start in range(0, len(order), ROW_GROUP_IMAGES):
             chosen = order[start : start + ROW_GROUP_IMAGES]
             columns = {name: images.strings(name).take(pa.array(chosen)).cast(pa.string()) for name in ("path", "patient_id")}
@@ -63,6 +63,7 @@ def write_rows(folder: Path, images: ImageTable, splits: np.ndarray, *, class_na
             for name, kinds, codes in (("class_name", classes, images.numpy("class")), ("source", sources, images.numpy("source"))):
                 columns[name] = kinds.take(pa.array(codes[chosen]))
             columns |= {"format": formats.take(pa.array(images.numpy("format")[chosen])), "split": pa.array(SPLITS).take(pa.array(splits[chosen]))}
+            columns |= {name: pa.array(values, pa.string()).take(pa.array(images.numpy(name)[chosen])) for name, values in images.attributes.items()}
             write(columns | {"row": rows[chosen]})
 
 

@@ -18,6 +18,7 @@ from ..core.contract import PixelContract
 from ..core.errors import EmptyClassError, QuarantineError, SourcesError
 from ..storage.scratch import scratch_in
 from .archives.open import open_archive
+from .attributes import attribute_names
 from .audit import Gate, run_gates, write_audit
 from .batches import Batch, plan_batches, read_rows
 from .decoding import Engine, decode_batches, open_work_folder
@@ -156,7 +157,7 @@ class _Job:
 
     def _collect(self, batches: list[Batch]) -> tuple[ImageTable, list[Quarantined]]:
         """Readable images, sorted by source and path, and everything that is quarantined so far."""
-        table = ImageTableBuilder(self.class_names)
+        table = ImageTableBuilder(self.class_names, attribute_names([selection.source for selection in self.selections]))
         quarantined = [entry for selection in self.selections for entry in selection.quarantined]
         candidates = [iter(selection.candidates) for selection in self.selections]
         for number, batch in enumerate(batches):
@@ -168,7 +169,8 @@ class _Job:
                 if "error" in row:
                     quarantined.append(unusable(self.source_names[batch.source], row))
                 else:
-                    table.append(batch.source, owned(candidate, row), row, batch=number)
+                    given = self.selections[batch.source].attributes(candidate) | row.get("attributes", {})
+                    table.append(batch.source, owned(candidate, row), row, batch=number, attributes=given)
         images = table.finish()
         images.sort()
         return images, quarantined

@@ -26,7 +26,7 @@ from ..core.errors import ConfigError, DataError, ScanvitError, SourcesError
 from ..storage.atomic import write_bytes
 from .archives.open import open_archive
 from .batches import BATCH_IMAGES, Batch, decode_items, read_groups
-from .file_rows import salt_of
+from .file_rows import Asked, asked_of
 from .selection import Selection
 
 _RESULT_BYTES = 32 << 20
@@ -56,13 +56,13 @@ def decode_on_ray(selections: Sequence[Selection], todo: Sequence[Batch], contra
     with _cluster(ray):
         decode = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(_decode_span)
         pending: dict[Any, list[Batch]] = {}
-        salts = [salt_of(selection.source) for selection in selections]
+        asked = [asked_of(selection.source) for selection in selections]
         for span in _spans(todo, contract, cpus=_cpus(ray)):
             # Asked anew each time: a cluster that grows gets more to do.
             while len(pending) >= 2 * _cpus(ray):
                 _finish_one(ray, pending, on_images)
             archive = selections[span[0].source].archive.path.resolve()
-            pending[decode.remote(str(archive), _size_bytes(archive), [batch.paths for batch in span], contract, salts[span[0].source], _versions())] = span
+            pending[decode.remote(str(archive), _size_bytes(archive), [batch.paths for batch in span], contract, asked[span[0].source], _versions())] = span
         while pending:
             _finish_one(ray, pending, on_images)
 
@@ -82,7 +82,7 @@ def _spans(todo: Sequence[Batch], contract: PixelContract, *, cpus: int) -> Iter
 
 
 def _decode_span(
-    path: str, size_bytes: int | None, groups: list[tuple[str, ...]], contract: PixelContract, salt: bytes | None, versions: dict[str, str]
+    path: str, size_bytes: int | None, groups: list[tuple[str, ...]], contract: PixelContract, asked: Asked, versions: dict[str, str]
 ) -> list[bytes]:
     """Runs on a node of the cluster."""
     here = f"on the node {os.uname().nodename}"
@@ -93,7 +93,7 @@ def _decode_span(
     if size_bytes != _size_bytes(Path(path)):
         raise SourcesError(f"{path} is another file {here}.", hint="All nodes must see the same sources: use a shared folder or mount.")
     wanted = {member for group in groups for member in group}
-    return [decode_items(items, contract, salt) for items in read_groups(open_archive(Path(path)), groups, wanted)]
+    return [decode_items(items, contract, asked) for items in read_groups(open_archive(Path(path)), groups, wanted)]
 
 
 def _finish_one(ray: Any, pending: dict[Any, list[Batch]], on_images: Callable[[int], None]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from ..core.errors import EmptyClassError, SourcesError
 from ..storage.scratch import ROWS_AT_ONCE, Spool
 from .archives.base import Archive
+from .attributes import metadata_rule
 from .columns import Strings
 from .sources import DICOM_PATIENT, SPLITS, PatientTable, Source, compile_regex, matcher
 
@@ -106,6 +107,8 @@ class Selection:
     ignored: int = 0
     """Files that are no images, or that ``include`` leaves out."""
     keeps_splits: bool = False
+    attributes: Callable[[Candidate], dict[str, str]] = lambda candidate: {}
+    """What the source's metadata file says of a candidate."""
 
     @property
     def knows_patients(self) -> bool:
@@ -133,7 +136,7 @@ def select(source: Source, archive: Archive) -> Selection:
             candidates.append(Candidate(member.path, class_name, f"{source.name}:{patient}", _split_folder(member.path), member.size_bytes))
     if empty := [name for name in source.classes if name not in candidates.class_names]:
         raise EmptyClassError(f"No image of {source.name} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
-    return _with_splits(Selection(source, archive, candidates, quarantined, ignored))
+    return _with_splits(Selection(source, archive, candidates, quarantined, ignored, attributes=metadata_rule(source, archive)))
 
 
 def _with_splits(selection: Selection) -> Selection:
@@ -186,7 +189,7 @@ def _is_bare(path: str) -> bool:
 def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
     if source.patients is not None:
         table = _read_table(source.name, source.patients, archive)
-        return lambda path: next((table[end] for end in _ends(path) if end in table), None)
+        return lambda path: next((table[end] for end in path_ends(path) if end in table), None)
     if source.patient is None or source.patient == DICOM_PATIENT:  # there the files name their patients when they are decoded
         return lambda path: path  # each image its own patient
     regex = compile_regex(source.patient)
@@ -198,14 +201,14 @@ def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | Non
     return patient_of
 
 
-def _ends(path: str) -> list[str]:
+def path_ends(path: str) -> list[str]:
     """The path itself, then without its first folder, and so on down to the file's name."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _read_table(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
-    found = [member.path for member in archive.members() if rule.file in _ends(member.path)]
+    found = [member.path for member in archive.members() if rule.file in path_ends(member.path)]
     if len(found) != 1:
         what = "holds no file" if not found else f"holds {len(found)} files"
         raise SourcesError(f"{source} {what} {rule.file!r} that names the patients.", hint="Mend patients.file in the sources file.")

@@ -34,8 +34,17 @@ _UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
 DICOM_PATIENT = "dicom"
 SPLITS = ("train", "val", "test", "final_eval")
 """In the order of the pack's arrays."""
+_TAKEN = {"image_id", "class_name", "split", "patient_id", "source", "path", "sha256", "perceptual_hash", "width_px", "height_px", "format", "row"} | {
+    "width",
+    "height",
+    "batch",
+    "index",
+    "class",
+    "kept_split",
+}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+Attribute = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)]
 
 
@@ -65,6 +74,20 @@ class PatientTable:
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
+class MetadataTable:
+    """A CSV file, inside the source or beside it, with columns to keep in the manifest: what subgroups are formed by (data.attributes)."""
+
+    file: str
+    """Path inside the source, or the end of it; or the name of a file in the folder where the source lies."""
+    image: str | None = None
+    """Column with the image's path inside the source, or the end of it."""
+    patient: str | None = None
+    """Instead of ``image``: column with the patient."""
+    columns: Annotated[dict[Attribute, str], Field(min_length=1)]
+    """{name in the manifest: column}. ``age_band``: of a column of ages, in years or like 063Y; ``sex``: F, M or O; others as they stand."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Source:
     name: Name
     path: str
@@ -78,6 +101,10 @@ class Source:
     within its IssuerOfPatientID, replaced by a salted hash (data.dicom.pseudonym); files that name no patient are quarantined."""
     patients: PatientTable | None = None
     """Instead of ``patient``. With neither, each image counts as its own patient, and the audit says so."""
+    metadata: MetadataTable | None = None
+    """Columns to keep in the manifest."""
+    dicom_tags: tuple[Literal["sex", "age_band", "view", "scanner"], ...] = ()
+    """What to keep in the manifest of each DICOM file's header. Nothing else of it is ever kept."""
     split: Literal["assign", "keep", "auto"] = "assign"
     """keep: the folder train/, val/, test/ or final_eval/ in the path is the split. auto: keep where train, val and test are all there."""
 
@@ -156,12 +183,27 @@ def _check_rules(sources: Sources, where: str) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SourcesError(f"{where}: two sources are named {twice[0]!r}.", hint="Give each its own name: patients are told apart by it.")
     for source in sources.sources:
+        _check_metadata(source, where)
         for patterns in (source.include, *source.classes.values()):
             matcher(patterns)
         if source.patient is not None and source.patients is not None:
             raise SourcesError(f"{where}: {source.name} has both 'patient' and 'patients'.", hint="Keep the one that tells the patient.")
         if source.patient not in (None, DICOM_PATIENT) and "patient" not in compile_regex(source.patient).groupindex:
             raise SourcesError(f"{where}: the patient pattern of {source.name} has no group named patient.", hint="Write it as (?P<patient>...), or dicom.")
+
+
+def _check_metadata(source: Source, where: str) -> None:
+    if source.metadata is None:
+        return
+    if (source.metadata.image is None) == (source.metadata.patient is None):
+        raise SourcesError(f"{where}: the metadata of {source.name} has to say which column holds the image or the patient.", hint="Give one of the two.")
+    if source.metadata.patient is not None and source.patient == DICOM_PATIENT:
+        hint = "Give the column that holds the image."
+        raise SourcesError(f"{where}: the patients of {source.name} are pseudonyms, which no metadata file knows.", hint=hint)
+    if taken := next((name for name in source.metadata.columns if name in _TAKEN), None):
+        raise SourcesError(f"{where}: a manifest has a column {taken!r} already.", hint="Give the metadata column another name.")
+    if twice := next((name for name in source.dicom_tags if name in source.metadata.columns), None):
+        raise SourcesError(f"{where}: {twice!r} of {source.name} comes from the metadata and from DICOM.", hint="Keep one of the two.")
 
 
 def _explain(error: ValidationError, where: str) -> ScanvitError:
@@ -179,8 +221,8 @@ def _explain(error: ValidationError, where: str) -> ScanvitError:
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     kind: Any = {"sources": Source, "split": SplitConfig}.get(str(loc[0]), Sources) if len(loc) > 1 else Sources
-    if kind is Source and "patients" in loc[:-1]:
-        kind = PatientTable
+    if kind is Source:
+        kind = next((inner for name, inner in {"patients": PatientTable, "metadata": MetadataTable}.items() if name in loc[:-1]), Source)
     return list(kind.__dataclass_fields__)
 
 

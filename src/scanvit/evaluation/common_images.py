@@ -1,4 +1,4 @@
-"""Runs on different packs, judged on the images that all of them were tested on: what a run on an extended pack is compared by."""
+"""Runs judged on the images that all of them were tested on: what a run on an extended pack, or another model's table, is compared by."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ from .scoring import compute_scores
 
 @dataclass(frozen=True, kw_only=True)
 class CommonImages:
-    scores: list[Scores]
-    """Of each run, on the common images alone."""
+    tables: list[Predictions]
+    """Of each run, the common images alone, in one order, with the patients of the first run."""
     left_out: list[int]
     """Images of each run's split that not all of the others have."""
 
-    def sentence(self, labels: Sequence[str]) -> str:
+    def sentence(self, labels: Sequence[str], split: str) -> str:
         """ "Scored on the 120 test images that all runs share; left out: 14 of second." """
-        first = self.scores[0]
         out = ", ".join(f"{count:,} of {label}" for label, count in zip(labels, self.left_out, strict=True) if count)
-        return f"The packs differ. Scored on the {first.images:,} {first.split} images that all runs share; left out: {out or 'none'}."
+        return f"The packs differ. Scored on the {len(self.tables[0]):,} {split} images that all runs share; left out: {out or 'none'}."
 
 
-def score_common_images(runs: Sequence[Path], scores: Sequence[Scores], split: str) -> CommonImages | None:
-    """Score runs with the same classes anew on the images, by image_id and class, that the predictions of all of them hold.
-
-    All runs get the same resamples of the same patients (the first run's identifiers). None where no image is common, or a run has no
-    predictions any more. Raises RunError for predictions that cannot be read.
-    """
+def load_tables(runs: Sequence[Path], split: str) -> list[Predictions] | None:
+    """None where a run has no predictions any more. Raises RunError for predictions that cannot be read."""
     files = [run / f"predictions-{split}.parquet" for run in runs]
-    if not all(file.is_file() for file in files):
-        return None
-    tables = [Predictions.load(file) for file in files]
+    return [Predictions.load(file) for file in files] if all(file.is_file() for file in files) else None
+
+
+def find_common_images(tables: Sequence[Predictions]) -> CommonImages | None:
+    """The images, by image_id and class, that all tables hold; None where there are none."""
     chosen = common_predictions(tables)
     if chosen is None:
         return None
+    same = [replace(table, patient_ids=chosen[0].patient_ids) for table in chosen]
+    return CommonImages(tables=same, left_out=[len(table) - len(chosen[0]) for table in tables])
+
+
+def score_common_images(common: CommonImages, scores: Sequence[Scores]) -> list[Scores]:
+    """Every run scored anew on the common images, with the same resamples of the same patients."""
     draws, seed = scores[0].interval["draws"], scores[0].interval["seed"]
     judged = []
-    for table, before in zip(chosen, scores, strict=True):
+    for table, before in zip(common.tables, scores, strict=True):
         about = {"run": before.run, "experiment": before.experiment, "split": before.split, "audit": before.audit, "cost": before.cost}
-        judged.append(compute_scores(replace(table, patient_ids=chosen[0].patient_ids), about=about, draws=draws, seed=seed))
-    return CommonImages(scores=judged, left_out=[len(table) - len(chosen[0]) for table in tables])
+        judged.append(compute_scores(table, about=about | {"notes": before.notes}, draws=draws, seed=seed))
+    return judged
 
 
 def common_predictions(tables: Sequence[Predictions]) -> list[Predictions] | None:

@@ -49,6 +49,22 @@ class Estimated:
     def __init__(self, point: dict[str, Array], sampled: Resampled | None, patients: int) -> None:
         self._point, self._sampled, self._patients = point, sampled, patients
 
+    def minus(self, other: Estimated, name: str, column: int | None = None, *, undefined: str = "Undefined for one of the two.") -> Estimate:
+        """This figure less that of other images of other patients: both are resampled on their own (Efron and Tibshirani 1993, section 8.3)."""
+        at: Any = slice(None) if column is None else (slice(None), column)
+        values = [float(estimated._point[name][at][0]) for estimated in (self, other)]
+        difference = values[0] - values[1]
+        if np.isnan(difference):
+            return Estimate(value=None, note=undefined)
+        if self._sampled is None or other._sampled is None:
+            return Estimate(value=difference, note="No interval: one of the two has a single patient, or no draws were made.")
+        draws = self._sampled.draws[name][at] - other._sampled.draws[name][at]
+        left_out = [self._sampled.left_out[name][at] - values[1], values[0] - other._sampled.left_out[name][at]]
+        interval = bca_interval(difference, draws, np.concatenate(left_out))
+        if interval is None or interval[0] == interval[1]:
+            return Estimate(value=difference, note="No interval: the resamples do not tell one.")
+        return Estimate(value=difference, low=interval[0], high=interval[1])
+
     def of(self, name: str, column: int | None = None, *, patients: int | None = None, undefined: str = "Undefined.", is_share: bool = False) -> Estimate:
         """``column``: of one class. ``patients``: how many stand behind it, if not all. ``is_share``: a mean of right and wrong answers."""
         at: Any = slice(None) if column is None else (slice(None), column)

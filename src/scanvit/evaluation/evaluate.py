@@ -13,15 +13,17 @@ from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
 from .calibrate import Calibration, calibrate_checkpoint, is_current
+from .energy import training_energy_wh
 from .estimates import Estimator
 from .inference import default_processes
 from .masking import judge_masked
 from .predictions import Predictions, predict_split
+from .readings import read_readings
 from .report import read_environment, render_report
 from .report.gallery import MOST_PX
 from .saliency import Case, explain_cases
 from .scores import Scores
-from .scoring import compute_scores
+from .scoring import Detail, score_on_pack
 from .trust import Trust, judge_calibration, judge_outliers, judge_points, judge_selective, judge_sets
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def evaluate(
     processes: int | None = None,
     draws: int = 2000,
     seed: int = 0,
+    detail: Detail | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Score ``RUN/checkpoint.pth`` on every image of a split of the pack that the run was trained on.
@@ -52,6 +55,7 @@ def evaluate(
     Writes predictions-SPLIT.parquet, scores-SPLIT.json, the report, model-card.md and data-card.md into the run. ``pack``: where the pack is now, if it moved.
     ``originals``: the folder of the sources that the pack was made from; the report then shows its single images at their own resolution.
     ``processes``: how many share the work; left out, one for every GPU, or one on a CPU. ``draws`` and ``seed`` are the bootstrap's.
+    ``detail``: prevalences and subgroups.
 
     Raises RunMissingError, CheckpointError, PackMissingError, PackMismatchError, PackCorruptError, DataError, ProcessLostError.
     """
@@ -70,9 +74,11 @@ def evaluate(
         model = load_model(run_dir)
     told = progress or (lambda *_: None)
     predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=partial(told, "Judging"))
-    about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
-    scores = compute_scores(predictions, about=about | {"cost": training_cost(run_dir, model)}, draws=draws, seed=seed)
-    trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
+    about: dict[str, Any] = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split}
+    about |= {"audit": model.audit, "cost": training_cost(run_dir, model)}
+    scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
+    readings = detail.readings if detail else None
+    trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told, readings=readings)
     scores = replace(scores, trust=trust)
     found = find_originals(opened, split, [case.row for case in cases], originals, most_px=MOST_PX) if originals else {}
     rendered = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment, cases=cases, originals=found)
@@ -85,17 +91,31 @@ def evaluate(
     return scores
 
 
+COSTS = ("train_time_s", "images_per_s", "epochs", "parameters", "device", "energy_wh", "processes")
+
+
 def judge_trust(
-    model: Classifier, images: npt.NDArray[np.uint8], predictions: Predictions, *, draws: int, seed: int, progress: Progress
+    model: Classifier,
+    images: npt.NDArray[np.uint8],
+    predictions: Predictions,
+    *,
+    draws: int,
+    seed: int,
+    progress: Progress,
+    readings: Path | None = None,
 ) -> tuple[Trust, list[Case]]:
-    """What the answers can be trusted with, and the images that the report shows, explained. ``images``: of the predictions, in their order."""
+    """What the answers can be trusted with, and the images that the report shows, explained. ``images``: of the predictions, in their order.
+
+    ``readings``: a file of first readings by people. Raises DataError where it cannot be used.
+    """
+    read = read_readings(readings, predictions) if readings else None
     calibration, estimator = Calibration.from_dict(model.calibration), Estimator(predictions.patient_ids, draws=draws, seed=seed)
     masking = judge_masked(model, images, predictions, draws=draws, seed=seed, progress=partial(progress, "Covering"))
     cases, saliency = explain_cases(model, images, predictions, progress=partial(progress, "Explaining"))
     trust = Trust(
         calibrated=judge_calibration(predictions, calibration, estimator),
         operating_points=judge_points(predictions, calibration, estimator),
-        selective=judge_selective(predictions, calibration, estimator),
+        selective=judge_selective(predictions, calibration, estimator, read),
         sets=judge_sets(predictions, calibration, estimator),
         outliers=judge_outliers(predictions, estimator),
         masking=masking,
@@ -122,6 +142,7 @@ def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
         "epochs": latest["val_loss"][0] if "val_loss" in latest else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": environment.get("processor") if on_cpu else gpus[0],
+        "energy_wh": training_energy_wh(run_dir),
         "processes": started.get("world_size"),
     }
 

@@ -85,8 +85,9 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
 
 
 def mcnemar(first_right: Flags, second_right: Flags, patients: Index) -> McNemar:
-    """McNemar's test that both are right equally often: the exact binomial one where each patient has one image, else Durkalski et al. 2003
-    (Statistics in Medicine 22:2417), which weighs each patient once. (N,) each."""
+    """McNemar's test that both are right equally often: the exact binomial one where each patient has one image, else Obuchowski's for images in
+    patients as modified by Yang et al. 2010 (Biometrical Journal 52:638). That one counts images, as the accuracy does: the test of Durkalski et
+    al. 2003, which weighs each patient once, may contradict the interval of the difference. (N,) each."""
     from scipy import stats
 
     lost, won = first_right & ~second_right, second_right & ~first_right
@@ -94,11 +95,10 @@ def mcnemar(first_right: Flags, second_right: Flags, patients: Index) -> McNemar
     if len(np.unique(patients)) == len(patients):
         p_value = float(stats.binomtest(counts[1], sum(counts)).pvalue) if sum(counts) else 1.0
         return McNemar(first_only=counts[0], second_only=counts[1], p_value=p_value, method="exact McNemar")
-    sizes = np.bincount(patients)
-    gains = np.bincount(patients, won.astype(float) - lost)[sizes > 0] / sizes[sizes > 0]
+    gains = np.bincount(patients, won.astype(float) - lost)
     spread = (gains**2).sum()
     p_value = float(stats.chi2.sf(gains.sum() ** 2 / spread, 1)) if spread else 1.0
-    return McNemar(first_only=counts[0], second_only=counts[1], p_value=p_value, method="McNemar for images in patients (Durkalski 2003)")
+    return McNemar(first_only=counts[0], second_only=counts[1], p_value=p_value, method="McNemar for images in patients (Obuchowski 1998, Yang 2010)")
 
 
 def delong(positive: Flags, first: npt.NDArray[np.floating], second: npt.NDArray[np.floating], patients: Index) -> DeLong | None:

@@ -119,6 +119,20 @@ class Predictions:
             raise RunError(f"{path} is no table of predictions: {error!r}.", hint="Write it again with `scanvit evaluate RUN`.") from error
 
 
+def concatenate(tables: Sequence[Predictions]) -> Predictions:
+    """One after the other. All are one network's, of one pack."""
+    outliers = [table.outlier_scores for table in tables if table.outlier_scores is not None]
+    return replace(
+        tables[0],
+        image_ids=[image for table in tables for image in table.image_ids],
+        patient_ids=[patient for table in tables for patient in table.patient_ids],
+        sources=[source for table in tables for source in table.sources],
+        targets=np.concatenate([table.targets for table in tables]),
+        logits=np.concatenate([table.logits for table in tables]),
+        outlier_scores=np.concatenate(outliers) if len(outliers) == len(tables) else None,
+    )
+
+
 def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> npt.NDArray[np.float32]:
     """(N, K) logits to probabilities, computed in float64."""
     powers = np.exp((logits.astype(np.float64) - logits.max(axis=1, keepdims=True)) / temperature)

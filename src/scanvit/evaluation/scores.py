@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import RunError, RunMissingError
 from ..storage.atomic import write_json
 from .estimates import Estimate
+from .shift import Shift
+from .subgroups import Axis
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from .trust import Trust
 
 FORMAT = 3
-"""3 added ``trust``. Files of format 2 are read without it; the report's parts that need it come with the next evaluation."""
+"""3 added ``trust``, subgroups and shift. Files of format 2 are read without them; the report's parts that need it come with the next evaluation."""
 _READABLE = (2, FORMAT)
 
 
@@ -53,7 +55,12 @@ class Scores:
     audit: list[dict[str, Any]]
     """The gates of the pack's audit that did not pass when the run was trained."""
     cost: dict[str, Any] = field(default_factory=dict)
-    """train_time_s, images_per_s, epochs, parameters, device, processes; None where the run does not tell."""
+    """train_time_s, images_per_s, epochs, parameters, device, processes, energy_wh; None where the run does not tell."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, mapped, or could not be checked."""
+    subgroups: list[Axis] = field(default_factory=list)
+    shift: Shift | None = None
+    """Of external data."""
     trust: Trust | None = None
     """What the answers can be trusted with. None in files of format 2."""
 
@@ -64,8 +71,8 @@ class Scores:
             for name, scores in self.per_class.items()
         }
         shallow = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        trust = {"trust": _trust_adapter().dump_python(self.trust, mode="json") if self.trust else None}
-        return {"format": FORMAT} | shallow | trust | {"overall": {name: estimate.to_dict() for name, estimate in self.overall.items()}, "per_class": classes}
+        shallow |= {name: adapter.dump_python(getattr(self, name), mode="json") for name, adapter in _adapters().items()}
+        return {"format": FORMAT} | shallow | {"overall": {name: estimate.to_dict() for name, estimate in self.overall.items()}, "per_class": classes}
 
     def save(self, run_dir: Path) -> None:
         write_json(scores_path(run_dir, self.split), self.to_dict())
@@ -94,20 +101,20 @@ class Scores:
                 )
                 for name, scores in values["per_class"].items()
             }
-            values["trust"] = _trust_adapter().validate_python(values["trust"]) if values.get("trust") else None
+            values |= {name: adapter.validate_python(values[name]) for name, adapter in _adapters().items() if name in values}
             return cls(**values)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} cannot be used: {error}.", hint=f"Write it again: scanvit evaluate {run_dir} --split {split}") from error
 
 
 @cache
-def _trust_adapter() -> TypeAdapter[Trust]:
-    """pydantic raises ValidationError, a ValueError, for what is no such record."""
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """Of the fields that are trees of records. pydantic raises a ValueError for what is no such tree."""
     from pydantic import TypeAdapter
 
     from .trust import Trust
 
-    return TypeAdapter(Trust)
+    return {"subgroups": TypeAdapter(list[Axis]), "shift": TypeAdapter(Shift | None), "trust": TypeAdapter(Trust | None)}
 
 
 def scores_path(run_dir: Path | str, split: str) -> Path:

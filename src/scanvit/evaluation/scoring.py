@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from .estimates import Estimate, Estimated, Estimator
 from .metrics import OVERALL_NAMES, PER_CLASS, Array, MetricComputer
 from .predictions import Predictions
 from .scores import ClassScores, Scores
+from .subgroups import subgroups
+
+if TYPE_CHECKING:
+    from ..data.pack import Pack
 
 _SHARES = ("accuracy", "precision", "recall", "specificity", "npv")
 """Means of right and wrong answers: without a wrong one among n patients, Clopper and Pearson's bound says how many there may be."""
@@ -28,6 +33,24 @@ _WHY_UNDEFINED = {
     "precision_at_prevalence": "Needs a sensitivity and a specificity, and an image that was given this class.",
     "npv_at_prevalence": "Needs a sensitivity and a specificity, and an image that was not given this class.",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """What is asked of predictions besides the figures that are always given."""
+
+    prevalence: Mapping[str, float] = field(default_factory=dict)
+    """{class: its share where the model is to be used}, for predictive values there."""
+    by: Sequence[str] | None = None
+    """Axes of subgroups (``subgroups.known_axes``). None: those that the pack offers by itself."""
+    readings: Path | None = None
+    """First readings by people (``readings``), for the second-reader table. None: readers are assumed."""
+
+
+def score_on_pack(predictions: Predictions, pack: Pack, *, about: dict[str, Any], detail: Detail, draws: int, seed: int) -> Scores:
+    """``compute_scores`` with the subgroups that the pack's manifest tells. Raises ConfigError for an unknown class or axis."""
+    scores = compute_scores(predictions, about=about, draws=draws, seed=seed, prevalence=detail.prevalence)
+    return replace(scores, subgroups=subgroups(predictions, pack, by=detail.by, draws=draws, seed=seed))
 
 
 def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: int, seed: int, prevalence: Mapping[str, float] | None = None) -> Scores:

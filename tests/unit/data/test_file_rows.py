@@ -13,7 +13,7 @@ from scanvit.core.contract import PixelContract
 from scanvit.data.archives.open import open_archive
 from scanvit.data.decode import decode_frames, decode_image
 from scanvit.data.dicom.pseudonym import pseudonym
-from scanvit.data.file_rows import decoding_key, owned, quarantined, rows_of_file, salt_of
+from scanvit.data.file_rows import Asked, decoding_key, owned, quarantined, rows_of_file, salt_of
 from scanvit.data.selection import Candidate, select
 from scanvit.data.sources import Source
 
@@ -56,7 +56,7 @@ def test_a_volume_gives_a_row_a_frame_each_with_its_own_hash(make_dicom: Callabl
 
 def test_with_a_salt_a_dicom_file_names_its_patient_by_a_pseudonym(make_dicom: Callable[..., bytes]) -> None:
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    (row,), _ = rows_of_file("x.dcm", make_dicom(pixels, PatientID="4711", IssuerOfPatientID="h", PatientName="Doe^Jane"), CONTRACT, salt=SALT)
+    (row,), _ = rows_of_file("x.dcm", make_dicom(pixels, PatientID="4711", IssuerOfPatientID="h", PatientName="Doe^Jane"), CONTRACT, asked=Asked(salt=SALT))
     assert row["patient"] == pseudonym("h", "4711", SALT)
     candidate = Candidate("x.dcm", "a", "clinic:x.dcm", None, 1)
     assert owned(candidate, row).patient_id == f"clinic:{row['patient']}"
@@ -66,7 +66,7 @@ def test_with_a_salt_a_dicom_file_names_its_patient_by_a_pseudonym(make_dicom: C
 
 def test_with_a_salt_a_file_without_a_patient_is_set_apart(make_dicom: Callable[..., bytes]) -> None:
     for data, why in ((make_dicom(np.zeros((4, 4), np.uint8)), "without a PatientID"), (png(), "only DICOM")):
-        (row,), images = rows_of_file("x", data, CONTRACT, salt=SALT)
+        (row,), images = rows_of_file("x", data, CONTRACT, asked=Asked(salt=SALT))
         assert not images
         assert row["reason"] == "no-patient"
         assert why in row["error"]

@@ -84,6 +84,13 @@ def dicom_patient(data: bytes) -> tuple[str, str] | None:
     return (issuer, patient) if patient else None
 
 
+def dicom_texts(data: bytes, elements: list[str]) -> dict[str, str]:
+    """Some text elements of the header, '' where it has none. For ``data.attributes``, which says which may be asked for. Raises ImageError."""
+    with _own_errors():
+        header = _read(data, elements, pixels=False)
+        return {name: str(header.get(name) or "").strip() for name in elements}
+
+
 @contextmanager
 def _own_errors() -> Iterator[None]:
     if importlib.util.find_spec("pydicom") is None:

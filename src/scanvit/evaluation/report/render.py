@@ -15,10 +15,12 @@ import numpy.typing as npt
 from ...core.events import metric_history
 from ...core.loading import experiment_from_dict, experiment_to_dict, flatten
 from ...pages import figures
+from ..image_facts import judged_images
 from ..metrics import PER_CLASS
 from ..page import render
 from ..saliency import Case
 from ..scores import Scores
+from ..sections import shift_section, subgroup_section
 from .cards import render_cards
 from .checklists import answers_of, checklists
 from .curves import precision_recall_curves, roc_curves
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from ...data.pack import Pack
     from ..predictions import Predictions
 
+_OF_A_RUN = ("model", "training", "chosen", "single", "initialised", "predictors", "software", "hardware", "code", "seed", "weights")
+_OF_ITS_PACK = ("sources", "selection", "split", "disjoint")
 _GATE = ("gate", "title", "verdict", "detail", "reason")
 
 
@@ -53,7 +57,7 @@ def render_report(
     originals: Mapping[int, npt.NDArray[np.uint8]],
 ) -> Rendered:
     """``cases``: what ``explain_cases`` gave; ``originals``: {row: pixels} of those that were found. The same input gives the same bytes."""
-    names, images, gates, environment = scores.class_names, pack.images(scores.split), pack.audit(), read_environment(run_dir)
+    names, images, gates, environment = scores.class_names, judged_images(pack, predictions.image_ids), pack.audit(), read_environment(run_dir)
     shown = album(cases, predictions, images, originals)
     roc, precision_recall = roc_curves(predictions, scores), precision_recall_curves(predictions, scores)
     context: dict[str, Any] = {
@@ -84,11 +88,22 @@ def render_report(
         "environment": environment,
         "settings": flatten(experiment),
         "changed": changed_settings(experiment),
+        "subgroups": subgroup_section(scores),
+        "shift": shift_section(scores.shift),
     }
     context |= trust_figures(scores, predictions)
-    answers = answers_of(scores, gates=gates, settings=dict(pack.settings), environment=environment, sections=frozenset())
+    answers = answers_of(scores, gates=gates, settings=dict(pack.settings), environment=environment, sections=_sections(scores))
+    # Of predictions from elsewhere nobody knows the network, and of external data the pack is not the one that was trained on.
+    unknown: tuple[str, ...] = () if scores.checkpoint else _OF_A_RUN
+    unknown += _OF_ITS_PACK if scores.shift else ()
+    answers = {name: answer for name, answer in answers.items() if name not in unknown}
     context["checklists"] = checklists(answers)
     return Rendered(report=render("report.html.j2", **context), cards=render_cards(context))
+
+
+def _sections(scores: Scores) -> frozenset[str]:
+    """Of the report, those that not every one has."""
+    return frozenset(name for name, held in (("subgroups", scores.subgroups), ("shift", scores.shift)) if held)
 
 
 def learning_charts(run_dir: Path, checkpoint: dict[str, Any]) -> list[figures.Chart]:
