@@ -23,7 +23,7 @@ Figures = Callable[[Array], dict[str, Array]]
 _CHUNK = 2**19  # weights held at a time: 4 MB, about a core's cache
 _JACKKNIFE_GROUPS = 400
 """With more patients, random groups of them are left out in turn: skewness over groups estimates the same acceleration, at a bounded cost."""
-_SAME = 1e-12
+SAME = 1e-12
 """Draws nearer than this to the figure count as equal to it: sums in another order."""
 
 
@@ -83,7 +83,7 @@ def bca_interval(value: float, draws: Array, left_out: Array, *, level: float = 
     defined = draws[~np.isnan(draws)]
     if not len(defined) or 2 * len(defined) < len(draws):
         return None
-    below = (defined < value - _SAME).sum() + (np.abs(defined - value) <= _SAME).sum() / 2
+    below = (defined < value - SAME).sum() + (np.abs(defined - value) <= SAME).sum() / 2
     # Where all draws lie on one side, as far out as this many draws can tell.
     bias = ndtri(np.clip(below / len(defined), 1 / (2 * len(defined)), 1 - 1 / (2 * len(defined))))
     tails = ndtri([(1 - level) / 2, (1 + level) / 2])

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import LEVEL, Figures, Resampled, bca_interval, bootstrap, patient_index
+from .bootstrap import LEVEL, SAME, Figures, Resampled, bca_interval, bootstrap, patient_index
 from .metrics import Array
+
+_ONE_SIDED = 0.975
+_BESIDE = "No interval: resampling patients moves this figure to one side nearly always, so that the resamples do not enclose it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class Estimated:
         if self._sampled is None or other._sampled is None:
             return Estimate(value=difference, note="No interval: one of the two has a single patient, or no draws were made.")
         draws = self._sampled.draws[name][at] - other._sampled.draws[name][at]
+        if is_beside(difference, draws):
+            return Estimate(value=difference, note=_BESIDE)
         left_out = [self._sampled.left_out[name][at] - values[1], values[0] - other._sampled.left_out[name][at]]
         interval = bca_interval(difference, draws, np.concatenate(left_out))
         if interval is None or interval[0] == interval[1]:
@@ -76,12 +81,22 @@ class Estimated:
             return Estimate(value=value, note=f"No interval: {_count_patients(behind)} cannot be resampled.")
         if self._sampled is None:
             return Estimate(value=value, note="No interval: no draws were made.")
+        if is_beside(value, self._sampled.draws[name][at]):
+            return Estimate(value=value, note=_BESIDE)
         interval = bca_interval(value, self._sampled.draws[name][at], self._sampled.left_out[name][at])
         if interval is None:
             return Estimate(value=value, note=f"No interval: the figure is undefined in more than half of the resamples ({_count_patients(behind)}).")
         if interval[0] == interval[1]:
             return Estimate(value=value, note=_why_no_spread(behind, is_share=is_share))
         return Estimate(value=value, low=interval[0], high=interval[1])
+
+
+def is_beside(value: float, draws: Array) -> bool:
+    """Do nearly all resamples lie on one side of the figure? An error of calibration near 0 can only grow when patients are drawn twice: BCa
+    would move both ends of the interval to where there are no draws."""
+    defined = draws[~np.isnan(draws)]
+    sides = [int((defined < value - SAME).sum()), int((defined > value + SAME).sum())]
+    return len(defined) > 0 and max(sides) > _ONE_SIDED * len(defined)
 
 
 def _why_no_spread(patients: int, *, is_share: bool) -> str:

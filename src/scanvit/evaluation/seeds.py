@@ -13,6 +13,7 @@ from .metrics import Array, MetricComputer
 from .predictions import Predictions
 from .scores import Scores
 
+_SAME = 1e-9
 FIGURES = ("accuracy", "balanced_accuracy", "log_loss", "macro_auroc")
 
 
@@ -125,8 +126,10 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[Estimate, f
     difference = mean(second) - mean(first)
     if min(len(first), len(second)) < 2:
         return Estimate(value=difference, note="No interval: needs two runs in each group."), None
-    if stdev(first) == 0 and stdev(second) == 0:
+    if max(stdev(first), stdev(second)) < _SAME:
         return Estimate(value=difference, note="No interval: the runs of each group are the same."), None
-    test = stats.ttest_ind(second, first, equal_var=False)
-    interval = test.confidence_interval()
-    return Estimate(value=difference, low=float(interval.low), high=float(interval.high)), float(test.pvalue)
+    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    error = sum(parts) ** 0.5
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    return Estimate(value=difference, low=difference - reach, high=difference + reach), float(2 * stats.t.sf(abs(difference) / error, freedom))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scanvit.core.loading import experiment_to_dict, experiment_to_yaml
 from scanvit.data.manifest import write_manifest
 from scanvit.data.pack import seal_pack
 from scanvit.evaluation.predictions import Predictions
+from scanvit.evaluation.scoring import compute_scores
 from scanvit.model.checkpoint import save_checkpoint
 from scanvit.model.vit import VisionTransformer
 
@@ -34,13 +35,23 @@ class JudgedRun:
     fingerprint: str
 
 
-def build_pack(folder: Path, class_names: Sequence[str], *, seed: int = 0, source: str = "clinic", gates: list[dict[str, Any]] | None = None) -> None:
-    """Random images, two of each patient, classes in turn."""
+def build_pack(
+    folder: Path,
+    class_names: Sequence[str],
+    *,
+    seed: int = 0,
+    source: str = "clinic",
+    gates: list[dict[str, Any]] | None = None,
+    contract: PixelContract = CONTRACT,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    columns: Mapping[str, Callable[[str, int], Any]] | None = None,
+) -> None:
+    """Random images, two of each patient, classes in turn. ``attributes``: {name: values in turn}; ``columns``: {name: its value by split and row}."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
-    columns: dict[str, list[Any]] = {}
+    made: dict[str, list[Any]] = {}
     for split, size in SPLIT_SIZES.items():
-        np.save(folder / f"{split}.npy", random.integers(0, 256, size=(size, *CONTRACT.shape), dtype=np.uint8))
+        np.save(folder / f"{split}.npy", random.integers(0, 256, size=(size, *contract.shape), dtype=np.uint8))
         for row in range(size):
             values = {
                 "image_id": f"{split}-{row:03d}",
@@ -56,12 +67,14 @@ def build_pack(folder: Path, class_names: Sequence[str], *, seed: int = 0, sourc
                 "format": "PNG",
                 "row": row,
             }
+            values |= {name: given[row % len(given)] for name, given in (attributes or {}).items()}
+            values |= {name: given(split, row) for name, given in (columns or {}).items()}
             for name, value in values.items():
-                columns.setdefault(name, []).append(value)
-    write_manifest(folder / "manifest.parquet", columns)
+                made.setdefault(name, []).append(value)
+    write_manifest(folder / "manifest.parquet", made)
     if gates is not None:
         (folder / "audit.json").write_text(json.dumps({"format": 1, "gates": gates}))
-    seal_pack(folder, class_names=tuple(class_names), contract=CONTRACT, settings={})
+    seal_pack(folder, class_names=tuple(class_names), contract=contract, settings={})
 
 
 @pytest.fixture
@@ -109,6 +122,41 @@ def make_run(tmp_path: Path) -> Callable[..., JudgedRun]:
             metrics={"epoch": 2, "step": 20, "val_loss": 0.75, "val_accuracy": 0.8},
         )
         return JudgedRun(run_dir, pack, fingerprint)
+
+    return make
+
+
+@pytest.fixture
+def make_scored(tmp_path: Path, make_predictions: Callable[..., Predictions]) -> Callable[..., Path]:
+    """What a run that was scored holds, but for its network: 31 images of 16 patients."""
+
+    def make(
+        name: str = "first",
+        *,
+        classes: int = 3,
+        fingerprint: str = "f" * 64,
+        quality: int = 0,
+        strength: float = 1.0,
+        settings: dict[str, Any] | None = None,
+        gates: list[dict[str, Any]] | None = None,
+        power_w: float | None = None,
+    ) -> Path:
+        run_dir = tmp_path / "runs" / name
+        run_dir.mkdir(parents=True)
+        targets = [row // 2 % classes for row in range(31)]
+        patients = [f"patient-{row // 2}" for row in range(31)]
+        predictions = replace(make_predictions(targets, classes=classes, strength=strength, seed=quality, patients=patients), fingerprint=fingerprint)
+        predictions.save(run_dir / "predictions-test.parquet")
+        values = experiment_to_dict(Experiment(name="small")) | {"seed": (settings or {}).get("seed", 42)}
+        values["optimizer"]["lr"] = (settings or {}).get("optimizer.lr", 1e-4)
+        (run_dir / "experiment.yaml").write_text(json.dumps(values))
+        log = EventLog(run_dir)
+        for epoch in (1, 2):
+            log.metrics({"val_loss": 1.5 / epoch, "val_accuracy": 0.4 * epoch}, epoch=epoch, step=epoch * 10)
+        cost = {"train_time_s": 60.0, "images_per_s": 150.0, "epochs": 2, "parameters": 1234, "device": "a processor", "processes": 2}
+        about = {"run": run_dir.name, "experiment": "small", "split": "test", "audit": gates or [], "cost": cost | {"energy_wh": power_w}}
+        compute_scores(predictions, about=about, draws=40, seed=0).save(run_dir)
+        return run_dir
 
     return make
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,27 @@ def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
     scores_path(tmp_path, "test").write_text(text)
     with pytest.raises(RunError, match="cannot be used"):
         Scores.load(tmp_path)
+
+
+def test_predictive_values_at_another_prevalence_are_the_published_ones(make_predictions: Callable[..., Predictions]) -> None:
+    """Altman and Bland 1994 (BMJ 309:102), liver scans: 231 of 258 abnormal ones found, 54 of 86 others left alone. PPV 0.88 and NPV 0.67 at
+    their prevalence of 0.75; at 0.25 a PPV of 0.45 and an NPV of 0.95."""
+    targets = [1] * 258 + [0] * 86
+    called = [1] * 231 + [0] * 27 + [0] * 54 + [1] * 32
+    table = make_predictions(targets, classes=2)
+    table = replace(table, logits=np.eye(2, dtype=np.float32)[called])
+    figures = compute_scores(table, about=ABOUT, draws=0, seed=0, prevalence={"class-1": 0.25}).per_class["class-1"].figures
+    assert (figures["precision"].value, figures["npv"].value) == (pytest.approx(0.88, abs=0.005), pytest.approx(0.67, abs=0.005))
+    assert figures["precision_at_prevalence"].value == pytest.approx(0.45, abs=0.006)
+    assert figures["npv_at_prevalence"].value == pytest.approx(0.95, abs=0.005)
+
+
+def test_an_error_of_calibration_that_resamples_only_enlarge_has_no_interval(make_predictions: Callable[..., Predictions]) -> None:
+    """Each probability is right exactly as often as it says: the error is 0, and nearly every resample's is more."""
+    targets, sure = zip(*((int(i >= 20 * sure), sure) for sure in (0.55, 0.65, 0.75, 0.85, 0.95) for i in range(20)), strict=True)
+    table = make_predictions(targets, classes=2)
+    logits = np.log(np.stack([sure, 1 - np.array(sure)], axis=1)).astype(np.float32)
+    ece = compute_scores(replace(table, logits=logits), about=ABOUT, draws=200, seed=0).overall["ece"]
+    assert ece.value == pytest.approx(0, abs=1e-7)
+    assert ece.low is None
+    assert "one side" in (ece.note or "")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scanvit.evaluation.predictions import Predictions
+from scanvit.evaluation.shift import BINS, measure_shift
+
+
+def test_the_same_kind_of_images_has_not_shifted(make_predictions: Callable[..., Predictions]) -> None:
+    own, here = (make_predictions([0, 1, 2] * 50, strength=1.5, seed=seed) for seed in (0, 1))
+    accuracy = measure_shift(own, here, draws=300, seed=0).figures["accuracy"]
+    assert accuracy.difference.low is not None
+    assert accuracy.difference.high is not None
+    assert accuracy.difference.low < 0 < accuracy.difference.high
+    assert accuracy.difference.value == pytest.approx((accuracy.here.value or 0) - (accuracy.own.value or 0))
+
+
+def test_a_class_that_is_lost_is_named(make_predictions: Callable[..., Predictions]) -> None:
+    own = make_predictions([0, 1, 2] * 60, strength=3.0)
+    here = make_predictions([0, 1, 2] * 60, strength=3.0, seed=1)
+    logits = here.logits.copy()
+    logits[here.targets == 2] = [0, 4, 0]  # the third class is taken for the second
+    shift = measure_shift(own, replace(here, logits=logits), draws=200, seed=0)
+    assert shift.figures["accuracy"].difference.high is not None
+    assert shift.figures["accuracy"].difference.high < 0
+    assert "more than chance would give" in shift.sentences[0]
+    assert any(sentence.startswith("The class that moves most is class-2") for sentence in shift.sentences)
+    assert any(sentence.startswith(("class-1 is named for", "class-2 is named for")) for sentence in shift.sentences)
+    assert sum(shift.confidence_counts["here"]) == 180
+    assert len(shift.confidence_counts["own"]) == BINS
+
+
+def test_only_classes_that_both_hold_are_compared(make_predictions: Callable[..., Predictions]) -> None:
+    shift = measure_shift(make_predictions([0, 1, 2] * 20), make_predictions([0, 1] * 20, seed=1), draws=20, seed=0)
+    assert shift.own_images == 40
+    assert [c.own_images for c in shift.classes] == [20, 20, 0]
+    assert shift.outliers is None
+
+
+def test_overconfidence_is_seen_and_a_new_temperature_mends_it(make_predictions: Callable[..., Predictions]) -> None:
+    own = make_predictions([0, 1, 2] * 100, strength=1.0)
+    own = replace(own, outlier_scores=np.full(300, 0.5))
+    here = make_predictions([0, 1, 2] * 100, strength=1.0, seed=1)
+    here = replace(here, logits=here.logits * 5, outlier_scores=np.r_[np.full(150, 0.5), np.full(150, 1.5)])
+    shift = measure_shift(own, here, draws=100, seed=0)
+    assert shift.refitted_temperature > 3
+    assert (shift.recalibrated_ece.value or 1) < (shift.figures["ece"].here.value or 0) / 2
+    assert shift.outliers is not None
+    assert (shift.outliers.own.value, shift.outliers.here.value) == (0, 0.5)
+    assert shift.outlier_counts is not None
+    assert shift.outlier_counts["here"][15] == 150
