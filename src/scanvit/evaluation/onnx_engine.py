@@ -79,7 +79,7 @@ def _session(path: Path, threads: int) -> Any:
     # Threads that wait by spinning take the cores from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        # The bytes, not the path: a file from elsewhere may name other files as its weights, and these would be opened.
+        # The bytes, not the path: an export is one file, and has no weights in others.
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=_providers(onnxruntime))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.", hint="Check the path and its permissions.") from None

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -71,6 +72,8 @@ def serve(engine: Engine, listening: socket.socket, settings: Settings) -> None:
         timeout_graceful_shutdown=5,
         limit_concurrency=_CONNECTIONS,
     )
+    blank = np.zeros((1, *engine.contract.shape), np.uint8)
+    engine.explain(blank, [0])  # what is imported and set up at the first use shall not cost the first caller's time
     # uvicorn ends by the very signal that stopped it.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])

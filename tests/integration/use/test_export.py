@@ -162,7 +162,7 @@ def test_wrong_wishes_are_usage(trained: Path, tmp_path: Path) -> None:
     assert main(["export", str(trained), "--format", "torch", "--quantize", "int8"]) == 10
     assert main(["export", str(trained), "-o", str(tmp_path / "model.bin")]) == 10
     assert main(["export", str(trained / "checkpoint.pth")]) == 10
-    assert main(["export", str(tmp_path / "none")]) == 41
+    assert main(["export", str(tmp_path / "none"), "-o", str(tmp_path / "m.onnx")]) == 41
 
 
 @pytest.mark.parametrize("what", ["no model", "cut", "foreign", "format", "names", "another graph"])

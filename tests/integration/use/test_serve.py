@@ -41,8 +41,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scanvit]:
 
 @pytest.fixture(scope="module")
 def server(runner: Scanvit, onnx_file: Path) -> str:
-    """Its address. It takes 2 MB, and waits two seconds."""
-    return started(runner, onnx_file, "--max-mb", str(MOST_MB), "--timeout", "2")
+    """Its address. It takes 2 MB, and waits ten seconds."""
+    return started(runner, onnx_file, "--max-mb", str(MOST_MB), "--timeout", "10")
 
 
 def started(runner: Scanvit, model: Path, *options: str, **environment: str) -> str:
