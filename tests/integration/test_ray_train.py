@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from tests.integration.cluster_harness import RAY, RayCluster, free_port
 from tests.integration.conftest import SOURCES, ObjectStore, Scanvit
+from tests.integration.test_notebooks import run as run_notebook
 from tests.integration.training_runs import SETTINGS, assert_same
+from tests.mlflow_server import MlflowServer
 
 pytestmark = [
     pytest.mark.integration,
@@ -144,6 +146,18 @@ def test_a_job_sent_by_rays_own_command_trains_and_tells_its_exit_code(client: C
     assert (client.folder / "kept" / "by-ray" / "run" / "checkpoint.pth").is_file()
     assert send("train", "no-such-experiment").returncode == 1  # Ray's own client tells no more than that
     assert re.search(r"FAILED\s+11\s", client("ray", "status"))
+
+
+def test_the_notebook_sends_a_run_and_fetches_it(client: Client, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"RAY_BUCKET": "runs", "MLFLOW_TRACKING_URI": mlflow_server.uri, "SCANVIT_EXAMPLE_PATIENTS": "4"}
+    printed = run_notebook("submit_to_ray.ipynb", monkeypatch, client.folder, **client.environment | where)
+    assert "error" not in printed
+    assert "SUCCEEDED" in printed
+    assert "interval" in printed
+    assert (client.folder / "on-ray" / "model_ckpt" / "checkpoint.pth").is_file()
+    run_id = re.search(r"run id (\w+)", printed)
+    assert run_id
+    assert mlflow_server.client().get_run(run_id[1]).info.status == "FINISHED"
 
 
 def test_storage_that_a_node_cannot_use_is_refused_before_anything_starts(client: Client, small_pack: Path) -> None:

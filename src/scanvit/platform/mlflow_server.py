@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import ScanvitError
 from ..storage.atomic import write_text
 from . import postgres
+from .compose import deploy_folder
 from .programs import Program, base_environment, needs
 from .settings import Settings, load
 
@@ -41,7 +42,7 @@ def program(settings: Settings) -> Program:
         | settings.store_environment()
         | accounts
         | quiet
-        | {"MLFLOW_BACKEND_STORE_URI": postgres.database_uri(settings)},
+        | {"MLFLOW_BACKEND_STORE_URI": postgres.database_uri(settings), "PYTHONPATH": str(deploy_folder() / "mlflow")},
         host=settings.host,
         port=settings.port("MLFLOW_PORT"),
         after=("postgres",) if settings["STORE_ENDPOINT_URL"] else ("postgres", "store"),
@@ -52,7 +53,8 @@ def program(settings: Settings) -> Program:
 def prepare(settings: Settings) -> None:
     for module in ("boto3", "flask_wtf", "psycopg"):
         needs(module, extra="server")
-    lines = ["[mlflow]", "default_permission = READ", f"database_uri = {postgres.database_uri(settings)}", ""]
+    permission = settings.values.get("MLFLOW_DEFAULT_PERMISSION") or "READ"
+    lines = ["[mlflow]", f"default_permission = {permission}", f"database_uri = {postgres.database_uri(settings)}", ""]
     write_text(_auth_config(settings), "\n".join(lines), private=True)
 
 

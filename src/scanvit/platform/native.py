@@ -31,7 +31,7 @@ from .supervisor import LOCK_FILE, STATE_FILE
 
 _STOP_S = 90.0
 # Ports that a program takes beside the one at which its service is called.
-_MORE_PORTS = {"ray-head": ("RAY_PORT", "RAY_CLIENT_SERVER_PORT")}
+_MORE_PORTS = {"ray-head": ("RAY_PORT",)}
 
 
 class Native:
@@ -132,7 +132,7 @@ class Native:
 
 
 def _check_ports(settings: Settings, planned: Sequence[Program]) -> None:
-    variables = {service.name: service.port for service in SERVICES}
+    variables = {service.name: service.port for service in SERVICES} | {"run-metrics": "RUN_METRICS_PORT"}
     wanted: dict[int, str] = {}
     for program in planned:
         if program.port is not None:

@@ -49,7 +49,7 @@ def test_the_overlay_of_the_accelerator_and_the_profiles_are_on_the_command_line
 
 
 def test_the_shell_does_not_outvote_the_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SCANVIT_BIND"):
+    for name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "SCANVIT_BIND"):
         monkeypatch.setenv(name, "of the shell")
     monkeypatch.setenv("DOCKER_HOST", "kept")
     assert "of the shell" not in environment(settings).values()
