@@ -195,7 +195,8 @@ def load(folder: Path) -> Settings:
     values = _parse(read_text(path, error=PlatformStateError), path)
     if missing := [name for name in VARIABLES if name not in values]:
         raise PlatformStateError(
-            f"{path} is half-finished, or of an older scanvit: it lacks {', '.join(missing)}.", hint=f"scanvit platform init {folder} completes it and keeps what it has."
+            f"{path} is half-finished, or of an older scanvit: it lacks {', '.join(missing)}.",
+            hint=f"scanvit platform init {folder} completes it and keeps what it has.",
         )
     return _checked(folder, values)
 
