@@ -26,11 +26,11 @@ from tests.integration.conftest import ObjectStore, Scanvit
 from tests.integration.test_tracking import SETTINGS
 
 from scanvit.platform import object_store as stores
-from scanvit.platform.guard import holder
-from scanvit.platform.leftovers import end_leftovers, leftovers
+from scanvit.platform.native.guard import holder
+from scanvit.platform.native.leftovers import end_leftovers, leftovers
+from scanvit.platform.native.supervisor import LOCK_FILE, STATE_FILE
 from scanvit.platform.postgres import find
 from scanvit.platform.settings import VARIABLES, Settings, load
-from scanvit.platform.supervisor import LOCK_FILE, STATE_FILE
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -257,7 +257,8 @@ import sqlalchemy
 from alembic import command
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
-from scanvit.platform import mlflow_server, postgres
+from scanvit.platform import postgres
+from scanvit.platform.native import mlflow_server
 from scanvit.platform.settings import load
 settings = load(Path(sys.argv[1]))
 with postgres.connect(settings, database="postgres") as connection:

@@ -13,7 +13,7 @@ from scanvit.core.errors import ConfigError, EngineError, PlatformStateError, Po
 from scanvit.platform import compose
 from scanvit.platform.compose import Compose, command, detect, environment
 from scanvit.platform.engine import engine_for
-from scanvit.platform.native import Native
+from scanvit.platform.native.engine import Native
 from scanvit.platform.services import services_of
 from scanvit.platform.settings import Settings, init
 from scanvit.platform.state import State

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..storage.atomic import storage_errors, write_text
-from . import mlflow_server, object_store, postgres, ray_nodes
+from ...storage.atomic import storage_errors, write_text
+from .. import object_store, postgres
+from ..services import services_of
+from ..settings import LOOPBACK, Settings
+from . import mlflow_server, ray_nodes
 from .programs import Program, base_environment, find_program, needs
-from .services import services_of
-from .settings import LOOPBACK, Settings
 
 
 def programs(settings: Settings, profiles: Sequence[str]) -> list[Program]:
