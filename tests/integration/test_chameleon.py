@@ -13,9 +13,9 @@ from tests.integration.conftest import Scanvit
 from tests.openstack_site import Site
 
 from scanvit.core.errors import CloudError, PlatformStateError
-from scanvit.platform import chameleon
-from scanvit.platform.chameleon import Patience, Wanted
-from scanvit.platform.cloud import Cloud
+from scanvit.platform.cloud import chameleon
+from scanvit.platform.cloud.chameleon import Patience, Wanted
+from scanvit.platform.cloud.openstack import Cloud
 
 pytest.importorskip("chi", reason="python-chi is not installed (scripts/install all)")
 WANTED = Wanted(

@@ -26,11 +26,11 @@ from tests.integration.conftest import ObjectStore, Scanvit
 from tests.integration.test_tracking import SETTINGS
 
 from scanvit.platform import object_store as stores
-from scanvit.platform.guard import holder
-from scanvit.platform.leftovers import end_leftovers, leftovers
+from scanvit.platform.native.guard import holder
+from scanvit.platform.native.leftovers import end_leftovers, leftovers
+from scanvit.platform.native.supervisor import LOCK_FILE, STATE_FILE
 from scanvit.platform.postgres import find
 from scanvit.platform.settings import VARIABLES, Settings, load
-from scanvit.platform.supervisor import LOCK_FILE, STATE_FILE
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -184,13 +184,21 @@ def test_every_service_answers_by_its_own_protocol_on_loopback_alone_and_no_secr
 def test_a_run_is_tracked_by_name_and_password_and_its_artifacts_lie_in_the_bucket(platform: Platform, small_pack: Path) -> None:
     client = dict(line.removeprefix("export ").split("=", 1) for line in (platform.folder / "client.env").read_text().splitlines())
     tracking = {name: value for name, value in client.items() if name.startswith("MLFLOW_TRACKING_")}
-    arguments = ["train", "tiny", "--pack", small_pack, "--run-dir", "run", *(word for s in SETTINGS for word in ("--set", s))]
+    arguments = ["train", "tiny", "--pack", small_pack, "--run-dir", "runs/run", *(word for s in SETTINGS for word in ("--set", s))]
     platform.runner(*arguments, **tracking)
     ((name, status, params, history, content),) = platform.runs().values()
     assert (name, status) == ("run", "FINISHED")
     assert {"key": "optimizer.name", "value": "adamw"} in params
     assert len(history["val_loss"]) == 2
-    assert content["checkpoint.pth"] == (platform.folder.parent / "run" / "checkpoint.pth").read_bytes()
+    assert content["checkpoint.pth"] == (platform.folder.parent / "runs" / "run" / "checkpoint.pth").read_bytes()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))} | tracking
+    uri = f"runs:/{next(iter(platform.runs()))}/checkpoint.pth"
+    command = [sys.executable, "-m", "mlflow", "artifacts", "download", "--artifact-uri", uri, "--dst-path", str(platform.folder.parent / "fetched")]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (platform.folder.parent / "fetched" / "checkpoint.pth").read_bytes() == content["checkpoint.pth"]
+    told = platform.api("api/3.0/mlflow/server-info")
+    assert not told["multipart_downloads_enabled"], "clients would be sent to the store, which only the server reaches by its name for it"
     objects = stores.client(platform.settings).list_objects_v2(Bucket="mlflow")["Contents"]
     assert any(item["Key"].endswith("artifacts/checkpoint.pth") for item in objects)
 
@@ -249,7 +257,8 @@ import sqlalchemy
 from alembic import command
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
-from scanvit.platform import mlflow_server, postgres
+from scanvit.platform import postgres
+from scanvit.platform.native import mlflow_server
 from scanvit.platform.settings import load
 settings = load(Path(sys.argv[1]))
 with postgres.connect(settings, database="postgres") as connection:
@@ -289,31 +298,21 @@ def test_a_refused_password_and_a_taken_port_are_one_sentence_each(platform: Pla
 
 
 def test_a_second_command_waits_for_nobody_but_says_who_is_at_work(platform: Platform) -> None:
-    first = platform.runner.start("platform", "up", "ray", **platform.environment)
+    monitoring = ["monitoring"] if shutil.which("prometheus") else []
+    first = platform.runner.start("platform", "up", "ray", *monitoring, **platform.environment)
     wait_until(lambda: "ray-head" in platform.programs(), "ray was not started")
     assert f"process {first.pid}" in platform("up", code=93)
     out, err = first.communicate(timeout=600)
     assert first.returncode == 0, err
     assert "ray-worker-1" in out
+    assert not monitoring or re.search(r"run-metrics[ │]+1 runs", out), out
 
 
-@pytest.mark.soak  # Ray gives a node 30 s to start, which a busy machine exceeds
 def test_ray_asks_for_its_token_runs_jobs_and_comes_back(platform: Platform) -> None:
     settings = platform.settings
     address = f"http://127.0.0.1:{settings['RAY_DASHBOARD_PORT']}"
-    ray = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "job",
-        "submit",
-        "--address",
-        address,
-        "--",
-        "python",
-        "-c",
-        "import ray; ray.init(); print(ray.nodes())",
-    ]
+    job = ["--", sys.executable, "-c", "import ray; ray.init(); print(len(ray.nodes()), 'nodes')"]
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", address, *job]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{address}/nodes?view=summary", timeout=20)
@@ -321,6 +320,7 @@ def test_ray_asks_for_its_token_runs_jobs_and_comes_back(platform: Platform) -> 
         ray, env=clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": settings["RAY_AUTH_TOKEN"]}, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 nodes" in done.stdout
     listening = {c.laddr.ip for p in leftovers(platform.folder) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
     os.kill(platform.programs()["ray-worker-1"]["pid"], signal.SIGKILL)

@@ -20,7 +20,11 @@ import psutil
 import pytest
 from tests.integration.cluster_harness import RAY, RayCluster, free_port
 from tests.integration.conftest import SOURCES, ObjectStore, Scanvit
+from tests.integration.test_notebooks import run as run_notebook
 from tests.integration.training_runs import SETTINGS, assert_same
+from tests.mlflow_server import MlflowServer
+
+from scanvit.training.mlflow_client import connect
 
 from scanvit.data.pack import Pack
 
@@ -171,6 +175,18 @@ def test_a_job_sent_by_rays_own_command_trains_and_tells_its_exit_code(client: C
     assert (client.folder / "kept" / "by-ray" / "run" / "checkpoint.pth").is_file()
     assert send("train", "no-such-experiment").returncode == 1  # Ray's own client tells no more than that
     assert re.search(r"FAILED\s+11\s", client("ray", "status"))
+
+
+def test_the_notebook_sends_a_run_and_fetches_it(client: Client, small_pack: Path, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"RAY_BUCKET": "runs", "MLFLOW_TRACKING_URI": mlflow_server.uri, "SCANVIT_EXAMPLE_PACK": str(small_pack)}
+    printed = run_notebook("submit_to_ray.ipynb", monkeypatch, client.folder, **client.environment | where)
+    assert "error" not in printed
+    assert "SUCCEEDED" in printed
+    assert len(re.findall(r"^epoch \d  val_loss \d", printed, flags=re.MULTILINE)) == 2
+    run_id = re.search(r"^run id (\w+)$", printed, flags=re.MULTILINE)
+    assert run_id
+    assert connect(mlflow_server.uri).get_run(run_id[1]).info.status == "FINISHED"
+    assert (client.folder / "on-ray" / "run" / "checkpoint.pth").is_file()
 
 
 def test_storage_that_a_node_cannot_use_is_refused_before_anything_starts(client: Client, small_pack: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 from tests.integration.conftest import Scanvit
 
 from scanvit.core.errors import RemoteError
-from scanvit.platform import remote
-from scanvit.platform.remote import Host, Timeouts
+from scanvit.platform.cloud import remote
+from scanvit.platform.cloud.remote import Host, Timeouts
 
 QUICK = Timeouts(reach_s=3, poll_s=0.1, step_s=120)
 

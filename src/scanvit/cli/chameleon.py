@@ -54,8 +54,8 @@ def up(folder: Path, key: Path | None, key_name: str | None, dry_run: bool, **ch
 
     It ends with the platform's addresses and the ssh command.
     """
-    from ..platform import chameleon as cloud
-    from ..platform import remote as machine
+    from ..platform.cloud import chameleon as cloud
+    from ..platform.cloud import remote as machine
 
     steps, settings = parse_setup(choices, os.environ)
     public = key.with_name(f"{key.name}.pub") if key else None
@@ -80,7 +80,7 @@ def up(folder: Path, key: Path | None, key_name: str | None, dry_run: bool, **ch
 @_site_option
 def status(lease: str, site: str) -> None:
     """Say what of a lease is there."""
-    from ..platform.chameleon import status as look
+    from ..platform.cloud.chameleon import status as look
 
     for name, value in look(lease, site).items():
         click.echo(f"{name:8} {printable(value)}")
@@ -91,7 +91,7 @@ def status(lease: str, site: str) -> None:
 @_folder_option
 def down(lease: str, folder: Path) -> None:
     """Give back what up made, and nothing else: a lease or an address that was there before stays."""
-    from ..platform.chameleon import down as give_back
+    from ..platform.cloud.chameleon import down as give_back
 
     give_back(lease, folder, say=_say)
 

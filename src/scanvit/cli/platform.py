@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT = ".scanvit-platform"
-_PROFILES = ("mlflow", "ray", "jupyter", "monitoring")
+_PROFILES = ("mlflow", "ray", "ray-client", "jupyter", "monitoring")
 _LOOPBACK = "127.0.0.1"
 
 _folder_option = click.option(
@@ -77,7 +77,7 @@ def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
     elif len(added) == len(VARIABLES):
         click.echo(f"{folder}/.env has the ports and secrets (mode 600, ignored by git).")
     else:
-        click.echo(f"{folder}/.env was half-finished: {', '.join(added)} added, the rest kept.")
+        click.echo(f"{folder}/.env was half-finished, or of an older scanvit: {', '.join(added)} added, the rest kept.")
     _warn_of_bind(settings)
     click.echo(f"\nNext: scanvit platform up{_dir_words(folder)}          (containers; --native: without)")
 
@@ -91,8 +91,8 @@ def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
 def up(profiles: tuple[str, ...], folder: Path, native: bool, engine: str | None, bind: str | None, accelerator: str | None) -> None:
     """Start services and wait until all are healthy.
 
-    PROFILES are mlflow (the default: MLflow, PostgreSQL, object store), ray, jupyter, monitoring. They are added to what runs already. A
-    change in .env takes effect with the next up.
+    PROFILES are mlflow (the default: MLflow, PostgreSQL, object store), ray, jupyter, monitoring, and in containers ray-client (a Jupyter without
+    a GPU that submits jobs to Ray). They are added to what runs already. A change in .env takes effect with the next up.
 
     \b
       scanvit platform up

@@ -56,7 +56,7 @@ def setup(host: str, user: str | None, port: int | None, folder: str, key: Path 
       scanvit remote setup gpu-box --steps check
       scanvit remote setup gpu-box --dry-run
     """
-    from ..platform import remote as machine
+    from ..platform.cloud import remote as machine
 
     target = machine.Host(address=host, user=user, port=port, key=key, folder=folder)
     steps, settings = parse_setup(choices, os.environ)
@@ -71,7 +71,7 @@ def setup(host: str, user: str | None, port: int | None, folder: str, key: Path 
 def parse_setup(choices: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """(steps, settings of the script) from the options of ``setup_options``."""
     from ..core.errors import ConfigError
-    from ..platform.remote import STEPS
+    from ..platform.cloud.remote import STEPS
 
     steps = [step.strip() for step in choices["steps"].split(",") if step.strip()]
     if unknown := [step for step in steps if step not in STEPS]:

@@ -77,7 +77,7 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
             click.echo(json.dumps(values | behind | {"error": state.error, "refused": state.refused}))
             continue
         where = f"run {state.run_id} in {describe_place(state.uri)}" if state.uri and state.run_id else "not tracked yet"
-        lag = f"{_bytes(found.behind_bytes)} behind, since {_seconds(found.behind_s)}" if found.behind_bytes else "all sent"
+        lag = f"{_bytes(found.behind_bytes)} behind, for {_seconds(found.behind_s)}" if found.behind_bytes else "all sent"
         click.echo(printable(f"{run_dir}: {found.phase}, {lag}; {where}"))
         if state.error:
             click.echo(printable(f"  the last try failed: {state.error.rstrip('.')}"))

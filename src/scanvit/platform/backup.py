@@ -23,7 +23,7 @@ from ..storage.transfer import open_store, pull
 from . import postgres
 from .control import require_healthy, running
 from .engine import Engine
-from .native import Native
+from .native.engine import Native
 from .processes import run_checked
 from .settings import Settings
 from .state import exclusive

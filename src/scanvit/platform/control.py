@@ -12,7 +12,7 @@ from ..core.errors import PlatformStateError, UnhealthyError
 from . import object_store
 from .engine import Engine, engine_for
 from .health import Health, check_all
-from .mlflow_server import set_admin_password
+from .native.mlflow_server import set_admin_password
 from .services import Service, services_of
 from .settings import Settings, load, rebind, write
 from .state import exclusive, read_state

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..core.errors import PlatformStateError
 from .compose import Compose, detect
-from .native import Native
+from .native.engine import Native
 from .settings import Settings
 from .state import State
 

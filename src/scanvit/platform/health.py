@@ -123,14 +123,31 @@ def _ray_worker(number: int) -> Callable[[Settings], str]:
     return check_worker
 
 
-def _jupyter(settings: Settings) -> str:
-    answer = ask(settings, "JUPYTER_PORT", "/api/status", headers={"Authorization": f"token {settings['JUPYTER_TOKEN']}"})
-    return f"Jupyter, {answer['kernels']} kernels"
+def _jupyter(port: str) -> Callable[[Settings], str]:
+    def check_jupyter(settings: Settings) -> str:
+        answer = ask(settings, port, "/api/status", headers={"Authorization": f"token {settings['JUPYTER_TOKEN']}"})
+        return f"Jupyter, {answer['kernels']} kernels"
+
+    return check_jupyter
+
+
+def _targets(settings: Settings) -> list[dict[str, Any]]:
+    targets: list[dict[str, Any]] = ask(settings, "PROMETHEUS_PORT", "/api/v1/targets?state=active")["data"]["activeTargets"]
+    return targets
+
+
+def _run_metrics(settings: Settings) -> str:
+    """Nobody but Prometheus calls it, so Prometheus is asked."""
+    (target,) = [target for target in _targets(settings) if target["labels"]["job"] == "scanvit"]
+    if target["health"] != "up":
+        raise UnhealthyError(f"Prometheus does not reach it: {target['lastError'] or 'not asked yet'}")
+    count = ask(settings, "PROMETHEUS_PORT", "/api/v1/query?query=count(scanvit_running)")["data"]["result"]
+    return f"{count[0]['value'][1] if count else 0} runs"
 
 
 def _prometheus(settings: Settings) -> str:
     ask(settings, "PROMETHEUS_PORT", "/-/ready")
-    targets = ask(settings, "PROMETHEUS_PORT", "/api/v1/targets?state=active")["data"]["activeTargets"]
+    targets = _targets(settings)
     return f"{sum(t['health'] == 'up' for t in targets)} of {len(targets)} targets up"
 
 
@@ -145,7 +162,9 @@ _CHECKS: dict[str, Callable[[Settings], str]] = {
     "ray-head": _ray_head,
     "ray-worker-1": _ray_worker(1),
     "ray-worker-2": _ray_worker(2),
-    "jupyter": _jupyter,
+    "ray-client": _jupyter("RAY_CLIENT_PORT"),
+    "jupyter": _jupyter("JUPYTER_PORT"),
+    "run-metrics": _run_metrics,
     "prometheus": _prometheus,
     "grafana": _grafana,
 }

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..core.errors import ConfigError, EngineError, UnhealthyError
 from ..storage.atomic import write_text
+from .native.programs import Program, base_environment, find_program
 from .processes import run_checked
-from .programs import Program, base_environment, find_program
 from .settings import Settings
 
 PACKAGE = (

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import EngineError, PlatformStateError, UnhealthyError
+from .native.programs import Program, base_environment, find_program, needs
 from .processes import identity, run_checked
-from .programs import Program, base_environment, find_program, needs
 from .settings import LOOPBACK, Settings
 from .state import read_state
 

@@ -92,7 +92,7 @@ def _check_schema(manifest: dict[str, Any], engine: Engine) -> None:
     revision = manifest["versions"]["schema"]
     if engine.name != "native" or revision is None:
         return
-    from .mlflow_server import knows_revision
+    from .native.mlflow_server import knows_revision
 
     if not knows_revision(revision):
         wanted = manifest["versions"].get("mlflow", "a newer version")

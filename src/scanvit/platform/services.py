@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from .settings import Settings
 
-PROFILES = ("mlflow", "ray", "jupyter", "monitoring")
+PROFILES = ("mlflow", "ray", "ray-client", "jupyter", "monitoring")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """``port``: the variable that names it, "" for a worker, which nobody calls. ``opened_by``: the variable in
-    ``.env`` that opens it."""
+    """``port``: the variable that names it, "" for what nobody calls from outside. ``opened_by``: the variable in ``.env`` that opens it.
+    ``native``: whether it also runs without containers."""
 
     name: str
     profiles: tuple[str, ...]
@@ -35,7 +35,9 @@ SERVICES = (
     Service(name="ray-head", profiles=("ray",), port="RAY_DASHBOARD_PORT", opened_by="RAY_AUTH_TOKEN"),
     Service(name="ray-worker-1", profiles=("ray",)),
     Service(name="ray-worker-2", profiles=("ray",), native=False),
+    Service(name="ray-client", profiles=("ray-client",), port="RAY_CLIENT_PORT", opened_by="JUPYTER_TOKEN", native=False),
     Service(name="jupyter", profiles=("jupyter",), port="JUPYTER_PORT", opened_by="JUPYTER_TOKEN"),
+    Service(name="run-metrics", profiles=("monitoring",)),
     Service(name="prometheus", profiles=("monitoring",), port="PROMETHEUS_PORT"),
     Service(name="grafana", profiles=("monitoring",), port="GRAFANA_PORT", opened_by="GRAFANA_ADMIN_PASSWORD", native=False),
 )

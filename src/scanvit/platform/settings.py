@@ -29,8 +29,6 @@ ACCELERATORS = ("cpu", "cuda", "rocm")
 # Addresses and keys of a store that the user has already. Taken together or not at all: keys alone may be of another store.
 STORE_VARIABLES = ("STORE_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLFLOW_BUCKET", "RAY_BUCKET")
 _SAFE = re.compile(r"[A-Za-z0-9_.:/@%+,*=\-\[\]]*")
-# Artifacts come and go through MLflow. Its clients would otherwise ask it for addresses of the store, which are of the containers' network.
-_PROXIED = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false"}
 _MIN_PASSWORD = 12  # MLflow refuses shorter ones
 
 
@@ -80,13 +78,30 @@ VARIABLES: dict[str, Variable] = {
     "MLFLOW_ALLOWED_HOSTS": _name("", "The names by which browsers and clients may call MLflow"),
     "RAY_PORT": _port(6379),
     "RAY_DASHBOARD_PORT": _port(8265),
-    "RAY_CLIENT_SERVER_PORT": _port(10001),
+    "RAY_CLIENT_PORT": _port(8889),
     "RAY_AUTH_TOKEN": _secret(),
     "PROMETHEUS_PORT": _port(9090),
+    "RUN_METRICS_PORT": _port(9109),
     "GRAFANA_PORT": _port(3000),
     "GRAFANA_ADMIN_PASSWORD": _secret(),
     "JUPYTER_PORT": _port(8888),
     "JUPYTER_TOKEN": _secret(),
+}
+
+# Written into .env as comments: what the compose files take beside, each with a default of their own.
+OPTIONAL = {
+    "RUNS_PATH": "The folder of the runs that Prometheus follows; else ./runs, in containers those of the notebooks",
+    "DATA_PROPAGATION": "rslave: a bucket that is mounted at DATA_PATH after the start is seen as well (containers on Linux with systemd)",
+    "GPU_WORKER_1": "The card of Ray's first worker: its number (NVIDIA, 0), or its render node (AMD, /dev/dri/renderD128)",
+    "GPU_WORKER_2": "The card of the second: 1, or /dev/dri/renderD129",
+    "VIDEO_GID": "AMD: the number of the group video, from: getent group video",
+    "RENDER_GID": "AMD: the number of the group render, from: getent group render",
+    "RAY_WORKER_CPUS": "CPUs that each of Ray's workers offers; else all",
+    "RAY_MEMORY": "Memory limit of each container of Ray (16g); JUPYTER_MEMORY likewise",
+    "RAY_SHM_SIZE": "Shared memory of each container of Ray, which holds its objects (2gb)",
+    "MLFLOW_WORKERS": "Processes of MLflow's server in containers (2)",
+    "MLFLOW_DEFAULT_PERMISSION": "What an account of MLflow may do with runs of others: READ, EDIT, MANAGE or NO_PERMISSIONS (READ)",
+    "PROMETHEUS_RETENTION": "How long Prometheus keeps its figures (30d)",
 }
 
 
@@ -138,11 +153,11 @@ class Settings:
         """What a user of the platform needs, and no secret that only its servers need."""
         tracking = {"MLFLOW_TRACKING_URI": self.mlflow_url} | {n: self.values[n] for n in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
         ray = {
-            "RAY_ADDRESS": f"http://{self.host}:{self.port('RAY_DASHBOARD_PORT')}",
+            "RAY_API_SERVER_ADDRESS": f"http://{self.host}:{self.port('RAY_DASHBOARD_PORT')}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.values["RAY_AUTH_TOKEN"],
         }
-        return tracking | _PROXIED | self.store_environment() | ray
+        return tracking | self.store_environment() | ray
 
 
 def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = None, accelerator: str | None = None) -> tuple[Settings, tuple[str, ...]]:
@@ -180,7 +195,8 @@ def load(folder: Path) -> Settings:
     values = _parse(read_text(path, error=PlatformStateError), path)
     if missing := [name for name in VARIABLES if name not in values]:
         raise PlatformStateError(
-            f"{path} is half-finished: it lacks {', '.join(missing)}.", hint=f"scanvit platform init {folder} completes it and keeps what it has."
+            f"{path} is half-finished, or of an older scanvit: it lacks {', '.join(missing)}.",
+            hint=f"scanvit platform init {folder} completes it and keeps what it has.",
         )
     return _checked(folder, values)
 
@@ -217,7 +233,9 @@ def _write(settings: Settings) -> None:
     lines = ["# Made by scanvit platform init. Holds secrets: keep it private, and out of any repository."]
     for name, value in settings.values.items():
         about = VARIABLES[name].about if name in VARIABLES else ""
-        lines += ([f"# {about}"] if about else []) + [f"{name}={value}"]
+        lines += ([f"# {about or OPTIONAL[name]}"] if about or name in OPTIONAL else []) + [f"{name}={value}"]
+    lines += ["", "# Not set: remove the # to change what the files of containers take by default."]
+    lines += [line for name, about in OPTIONAL.items() if name not in settings.values for line in (f"# {about}", f"# {name}=")]
     _write_client(settings)
     write_text(settings.folder / FILE_NAME, "\n".join(lines) + "\n", private=True)  # last: with it, the folder is complete
 

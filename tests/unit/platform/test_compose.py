@@ -13,7 +13,7 @@ from scanvit.core.errors import ConfigError, EngineError, PlatformStateError, Po
 from scanvit.platform import compose
 from scanvit.platform.compose import Compose, command, detect, environment
 from scanvit.platform.engine import engine_for
-from scanvit.platform.native import Native
+from scanvit.platform.native.engine import Native
 from scanvit.platform.services import services_of
 from scanvit.platform.settings import Settings, init
 from scanvit.platform.state import State
@@ -49,7 +49,7 @@ def test_the_overlay_of_the_accelerator_and_the_profiles_are_on_the_command_line
 
 
 def test_the_shell_does_not_outvote_the_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SCANVIT_BIND"):
+    for name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "SCANVIT_BIND"):
         monkeypatch.setenv(name, "of the shell")
     monkeypatch.setenv("DOCKER_HOST", "kept")
     assert "of the shell" not in environment(settings).values()

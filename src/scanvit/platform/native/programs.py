@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import EngineError
+from ...core.errors import EngineError
 
 # Every process of a platform carries this variable with the platform's folder: so they are found again when their supervisor was killed.
 MARKER = "SCANVIT_PLATFORM"

@@ -16,26 +16,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, PlatformStateError, PortTakenError, UnhealthyError
-from ..storage.atomic import storage_errors
-from . import postgres
+from ...core.errors import ConfigError, PlatformStateError, PortTakenError, UnhealthyError
+from ...storage.atomic import storage_errors
+from .. import postgres
+from ..services import SERVICES
+from ..settings import LOOPBACK, Settings
+from ..state import State, read_state, write_state
 from .guard import holder
 from .leftovers import end_leftovers, listening
 from .log_files import follow, last_lines
 from .plan import prepare, programs
 from .programs import MARKER, Program, base_environment
-from .services import SERVICES
-from .settings import LOOPBACK, Settings
-from .state import State, read_state, write_state
 from .supervisor import LOCK_FILE, STATE_FILE
 
 _STOP_S = 90.0
 # Ports that a program takes beside the one at which its service is called.
-_MORE_PORTS = {"ray-head": ("RAY_PORT", "RAY_CLIENT_SERVER_PORT")}
+_MORE_PORTS = {"ray-head": ("RAY_PORT",)}
 
 
 class Native:
-    """See ``engine.Engine``."""
+    """See ``platform.engine.Engine``."""
 
     name = "native"
 
@@ -56,7 +56,7 @@ class Native:
         log_file = settings.folder / "logs" / "supervisor.log"
         with storage_errors(log_file), open(log_file, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "scanvit.platform.supervisor", str(settings.folder)],
+                [sys.executable, "-m", "scanvit.platform.native.supervisor", str(settings.folder)],
                 env=os.environ | {MARKER: str(settings.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -132,7 +132,7 @@ class Native:
 
 
 def _check_ports(settings: Settings, planned: Sequence[Program]) -> None:
-    variables = {service.name: service.port for service in SERVICES}
+    variables = {service.name: service.port for service in SERVICES} | {"run-metrics": "RUN_METRICS_PORT"}
     wanted: dict[int, str] = {}
     for program in planned:
         if program.port is not None:

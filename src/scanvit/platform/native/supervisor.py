@@ -1,4 +1,4 @@
-"""One process that keeps the programs of a platform alive. ``python -m scanvit.platform.supervisor FOLDER``.
+"""One process that keeps the programs of a platform alive. ``python -m scanvit.platform.native.supervisor FOLDER``.
 
 A program starts when those that it comes after are ready, restarts after a pause when it dies, and is given up after six quick deaths in a
 row. SIGHUP makes the supervisor read again what should run, and try again what it gave up; SIGTERM ends everything.
@@ -22,11 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..storage.atomic import write_json
-from ..storage.processes import on_parent_death
+from ...storage.atomic import write_json
+from ...storage.processes import on_parent_death
+from ..processes import identity
 from .guard import guarded
 from .leftovers import PATIENCE_S, end_group
-from .processes import identity
 from .programs import Program
 
 STATE_FILE, LOCK_FILE = "run/supervisor.json", "run/supervisor.lock"
@@ -193,9 +193,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
 
     def plan() -> Sequence[Program]:
+        from ..settings import load
+        from ..state import read_state
         from .plan import programs
-        from .settings import load
-        from .state import read_state
 
         state = read_state(folder)
         return [p for p in programs(load(folder), state.profiles) if p.name not in state.paused] if state else ()

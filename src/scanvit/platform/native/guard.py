@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from ..storage.processes import inherit_orphans, on_parent_death
+from ...storage.processes import inherit_orphans, on_parent_death
 from .leftovers import end_descendants
 
 

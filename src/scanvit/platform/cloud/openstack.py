@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..core.errors import CloudError, EngineError
+from ...core.errors import CloudError, EngineError
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""MLflow's server with accounts. ``python -m scanvit.platform.mlflow_server`` brings the database up to date, then becomes the server.
+"""MLflow's server with accounts. ``python -m scanvit.platform.native.mlflow_server`` brings the database up to date, then becomes the server.
 
 The database's address holds a password, so it travels in the environment and in a private file, never on a command line.
 """
@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import ScanvitError
-from ..storage.atomic import write_text
-from . import postgres
+from ...core.errors import ScanvitError
+from ...storage.atomic import write_text
+from .. import postgres
+from ..compose import deploy_folder
+from ..settings import Settings, load
 from .programs import Program, base_environment, needs
-from .settings import Settings, load
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -36,12 +37,12 @@ def program(settings: Settings) -> Program:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "GIT_PYTHON_REFRESH": "quiet"}  # jobs would start seven more processes
     return Program(
         name="mlflow",
-        command=(sys.executable, "-m", "scanvit.platform.mlflow_server", *arguments),
+        command=(sys.executable, "-m", "scanvit.platform.native.mlflow_server", *arguments),
         environment=base_environment(settings.folder)
         | settings.store_environment()
         | accounts
         | quiet
-        | {"MLFLOW_BACKEND_STORE_URI": postgres.database_uri(settings)},
+        | {"MLFLOW_BACKEND_STORE_URI": postgres.database_uri(settings), "PYTHONPATH": str(deploy_folder() / "mlflow")},
         host=settings.host,
         port=settings.port("MLFLOW_PORT"),
         after=("postgres",) if settings["STORE_ENDPOINT_URL"] else ("postgres", "store"),
@@ -52,7 +53,8 @@ def program(settings: Settings) -> Program:
 def prepare(settings: Settings) -> None:
     for module in ("boto3", "flask_wtf", "psycopg"):
         needs(module, extra="server")
-    lines = ["[mlflow]", "default_permission = READ", f"database_uri = {postgres.database_uri(settings)}", ""]
+    permission = settings.values.get("MLFLOW_DEFAULT_PERMISSION") or "READ"
+    lines = ["[mlflow]", f"default_permission = {permission}", f"database_uri = {postgres.database_uri(settings)}", ""]
     write_text(_auth_config(settings), "\n".join(lines), private=True)
 
 
@@ -82,7 +84,7 @@ def upgrade(settings: Settings) -> Path | None:
         engine.dispose()
     if found in (None, wanted):  # an empty database is filled by the server
         return None
-    from .backup import dump_database
+    from ..backup import dump_database
 
     copy = settings.folder / UPGRADES / f"{time.strftime('%Y%m%d-%H%M%S')}-{found}.dump"
     print(f"The database has MLflow's schema {found}, and {wanted} is installed: copying it to {copy}, then upgrading.", flush=True)  # noqa: T201

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..storage.atomic import storage_errors, write_text
-from . import mlflow_server, object_store, postgres, ray_nodes
+from ...storage.atomic import storage_errors, write_text
+from .. import object_store, postgres
+from ..services import services_of
+from ..settings import LOOPBACK, Settings
+from . import mlflow_server, ray_nodes
 from .programs import Program, base_environment, find_program, needs
-from .services import services_of
-from .settings import Settings
 
 
 def programs(settings: Settings, profiles: Sequence[str]) -> list[Program]:
@@ -28,7 +29,7 @@ def programs(settings: Settings, profiles: Sequence[str]) -> list[Program]:
     if "jupyter" in names:
         planned.append(_jupyter(settings))
     if "prometheus" in names:
-        planned.append(_prometheus(settings))
+        planned += [_run_metrics(settings), _prometheus(settings)]
     return planned
 
 
@@ -66,6 +67,17 @@ def _jupyter(settings: Settings) -> Program:
     )
 
 
+def _run_metrics(settings: Settings) -> Program:
+    """For Prometheus alone: on loopback, whatever the platform's address, since its page asks for no password."""
+    runs = settings.values.get("RUNS_PATH") or os.path.join(os.getcwd(), "runs")
+    return Program(
+        name="run-metrics",
+        command=(sys.executable, "-m", "scanvit", "track", "serve-metrics", runs, "--port", settings["RUN_METRICS_PORT"]),
+        environment=base_environment(settings.folder),
+        port=settings.port("RUN_METRICS_PORT"),
+    )
+
+
 def _prometheus(settings: Settings) -> Program:
     files = {"config.file": settings.folder / "run" / "prometheus.yml", "storage.tsdb.path": settings.folder / "data" / "prometheus"}
     return Program(
@@ -88,6 +100,11 @@ scrape_configs:
   - job_name: prometheus
     static_configs:
       - targets: ["{settings.host}:{settings["PROMETHEUS_PORT"]}"]
+  - job_name: scanvit
+    scrape_interval: 5s
+    scrape_timeout: 5s
+    static_configs:
+      - targets: ["{LOOPBACK}:{settings["RUN_METRICS_PORT"]}"]
   - job_name: ray
     file_sd_configs:
       - files: ["{ray_nodes.session_folder(settings)}/prom_metrics_service_discovery.json"]

@@ -13,9 +13,9 @@ from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
 
-from ..core.errors import PlatformError, PlatformStateError
+from ...core.errors import PlatformError, PlatformStateError
+from ..settings import LOOPBACK, Settings, load
 from .programs import MARKER, Program, base_environment, needs
-from .settings import LOOPBACK, Settings, load
 
 _AGENT_PORTS = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
 # By its name for other systems, Linux heeds it as well: without it, Ray's agent and the drivers of jobs look for the head at an address of the network.
@@ -26,11 +26,10 @@ _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 
 def programs(settings: Settings) -> list[Program]:
     environment = base_environment(settings.folder) | settings.client_environment() | {"DATA_PATH": settings["DATA_PATH"], "RAY_USAGE_STATS_ENABLED": "0"}
-    del environment["RAY_ADDRESS"]  # of the job server: a node would take it for the cluster's
-    node = [sys.executable, "-m", "scanvit.platform.ray_nodes", "start", "--block", "--disable-usage-stats"]
+    node = [sys.executable, "-m", "scanvit.platform.native.ray_nodes", "start", "--block", "--disable-usage-stats"]
     node += [] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind]  # noqa: S104
     head = ["--head", "--port", settings["RAY_PORT"], "--dashboard-host", settings.bind, "--dashboard-port", settings["RAY_DASHBOARD_PORT"]]
-    head += ["--ray-client-server-port", settings["RAY_CLIENT_SERVER_PORT"], "--temp-dir", str(session_folder(settings))]
+    head += ["--temp-dir", str(session_folder(settings))]
     head += ["--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(_HEAD_STORE_BYTES)]
     return [
         Program(name="ray-head", command=(*node, *head), environment=environment, host=settings.host, port=settings.port("RAY_DASHBOARD_PORT")),
@@ -68,7 +67,7 @@ def free_ports(count: int) -> list[int]:
 
 def _wait_for_head(settings: Settings) -> None:
     """The head's port opens before the head is a node. Two nodes that start at once may take longer than the 30 s that Ray grants each."""
-    from .health import ray_nodes
+    from ..health import ray_nodes
 
     until = time.monotonic() + _HEAD_S
     while time.monotonic() < until:
@@ -86,7 +85,9 @@ def main() -> None:
     if "--address" in sys.argv:
         _wait_for_head(load(Path(os.environ[MARKER])))
     # Two nodes of one machine would both take Ray's fixed port for the first; of the others that it chooses by itself, it waits until each is told.
-    for option, port in zip(_AGENT_PORTS, free_ports(len(_AGENT_PORTS)), strict=True):
+    # The port for ray:// is open on a head in any case; jobs come by the dashboard's.
+    options = _AGENT_PORTS + (("--ray-client-server-port",) if "--head" in sys.argv else ())
+    for option, port in zip(options, free_ports(len(options)), strict=True):
         sys.argv += [option, str(port)]
     if LOOPBACK in sys.argv:
         services.resolve_ip_for_localhost = lambda host: host

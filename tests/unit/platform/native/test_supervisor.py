@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scanvit.platform.guard import holder
-from scanvit.platform.leftovers import end_leftovers, leftovers
-from scanvit.platform.programs import MARKER
+from scanvit.platform.native.guard import holder
+from scanvit.platform.native.leftovers import end_leftovers, leftovers
+from scanvit.platform.native.programs import MARKER
 
 SOURCES = Path(__file__).resolve().parents[3] / "src"
 
@@ -24,9 +24,9 @@ SOURCES = Path(__file__).resolve().parents[3] / "src"
 CODE = """
 import json, os, sys
 from pathlib import Path
-from scanvit.platform import leftovers, supervisor
-from scanvit.platform.guard import guarded
-from scanvit.platform.programs import MARKER, Program
+from scanvit.platform.native import leftovers, supervisor
+from scanvit.platform.native.guard import guarded
+from scanvit.platform.native.programs import MARKER, Program
 supervisor._PAUSES_S = (0.05,) * 5
 supervisor._QUICK_S = 0.5
 supervisor._TICK_S = 0.02
@@ -76,7 +76,7 @@ class Supervised:
 def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervised]:
     if sys.platform != "linux":
         pytest.skip("orphans are inherited on Linux alone")
-    monkeypatch.setattr("scanvit.platform.leftovers.PATIENCE_S", 0.2)
+    monkeypatch.setattr("scanvit.platform.native.leftovers.PATIENCE_S", 0.2)
     supervised = Supervised(tmp_path)
     yield supervised
     end_leftovers(tmp_path)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import EngineError, RemoteError
-from .compose import deploy_folder
+from ...core.errors import EngineError, RemoteError
+from ..compose import deploy_folder
 
 STEPS = ("packages", "driver", "check", "install", "image", "data", "platform")
 _REBOOT = 100

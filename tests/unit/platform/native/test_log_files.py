@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scanvit.platform.log_files import follow, last_lines
+from scanvit.platform.native.log_files import follow, last_lines
 
 
 def test_the_last_lines_of_a_log(tmp_path: Path) -> None:

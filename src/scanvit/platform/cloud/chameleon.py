@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..core.errors import CloudError, PlatformStateError
-from ..storage.atomic import write_json
-from .cloud import Cloud, Resource
+from ...core.errors import CloudError, PlatformStateError
+from ...storage.atomic import write_json
+from .openstack import Cloud, Resource
 
 Say = Callable[[str], None]
 USER = "cc"
