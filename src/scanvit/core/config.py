@@ -135,7 +135,8 @@ class TrainerConfig:
     threads: int | Literal["auto"] = "auto"
     """CPU threads a process. auto: the cores, shared among the processes of a node. A small network is as fast with 1, and undisturbed by others."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed on a GPU, 32-true on a CPU."""
+    """auto: bf16-mixed on a GPU and on a CPU with instructions for bf16 (AVX-512 BF16 or AMX), 32-true on any other. Weights, their updates,
+    losses and checkpoints are float32 in both. 32-true gives the same figures on CPUs of either kind, up to rounding."""
     gradient_clip_norm: float = Field(default=0.0, ge=0)
     """Largest L2 norm of the gradient; 0: off."""
     early_stopping_patience: int = Field(default=0, ge=0)

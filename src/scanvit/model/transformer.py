@@ -1,6 +1,6 @@
 """The transformer (Vaswani et al. 2017; the pre-LayerNorm residual form of Dosovitskiy et al. 2021, equations 2 and 3).
 
-Shapes: B batch, N tokens, D dim, h heads, d dim_head, M mlp_dim.
+Shapes: B batch, N tokens, D dim, h heads, M mlp_dim.
 """
 
 from __future__ import annotations
@@ -8,18 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend, split_heads
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for each head: three times (B, h, N, d) -> (B, h, N, d).
-
-    The one place that chooses how attention is computed. Source: Vaswani et al. 2017, section 3.2.1.
-    """
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
@@ -37,25 +30,16 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self._project(attention(*self._heads(tokens)))
+        return self.dropout(attend(tokens, qkv=self.qkv, proj=self.proj, heads=self.heads))
 
     def weights(self, tokens: Tensor) -> Tensor:
         """How much each token looks at each other, (B, h, N, N), rows sum to 1: for looking at, since it costs N^2 of memory."""
-        q, k, _ = self._heads(tokens)
+        q, k, _ = split_heads(self.qkv(tokens), heads=self.heads)
         return (q @ k.transpose(-2, -1) * self.dim_head**-0.5).softmax(dim=-1)
 
     def mix(self, weights: Tensor, tokens: Tensor) -> Tensor:
         """The output for given weights: ``mix(weights(tokens), tokens)`` is ``forward(tokens)`` up to rounding."""
-        return self._project(weights @ self._heads(tokens)[2])
-
-    def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, each (B, h, N, d)."""
-        batch, n_tokens, _ = tokens.shape
-        q, k, v = self.qkv(tokens).view(batch, n_tokens, 3, self.heads, self.dim_head).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
-
-    def _project(self, mixed: Tensor) -> Tensor:
-        """(B, h, N, d) -> (B, N, D)."""
+        mixed = weights @ split_heads(self.qkv(tokens), heads=self.heads)[2]
         return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
 

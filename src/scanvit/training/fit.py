@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from ..core.config import Experiment
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
-from ..core.runtime import World, available_devices, derive_seed, usable_cores
+from ..core.runtime import World, available_devices, derive_seed, has_bf16, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
@@ -134,7 +134,7 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path,
     accelerator, found = available_devices(settings.accelerator)
     precision: Any = settings.precision
     if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "gpu" else "32-true"
+        precision = "bf16-mixed" if accelerator == "gpu" or has_bf16() else "32-true"
     strategy: Strategy | str = "auto"
     plugins: list[Any] = [AtomicCheckpointIO()]
     if host:

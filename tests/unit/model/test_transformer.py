@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scanvit.model.transformer import Attention, Block, DropPath, FeedForward, attention
+from scanvit.model.attention import attention
+from scanvit.model.transformer import Attention, Block, DropPath, FeedForward
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,0 +1,142 @@
+"""Softmax attention, computed the way that the device and the sizes make fastest. ``attend`` is the one place that chooses.
+
+Two choices, each of them exact algebra and held to the written-out formula by tests, forwards and backwards:
+
+    folded  Where a token is no wider than a head, keys and values need not be made at all. With the weights of one head written W,
+            q k^T = x (Wq^T Wk) x^T and (p v) Wo^T = (p x) (Wo Wv)^T: the products of the weights are small, and all heads share the tokens as
+            their keys and values. A third of the projections' work and two thirds of their memory remain, and the heads of an image
+            become rows of one large product.
+    tiled   On a CPU in bf16, whole rows of scores for a few images at a time, so that they never leave the cache; they are made again for the
+            gradient. PyTorch's fused kernel takes two to three times as long there; in float32, where it is the faster one, elsewhere, and
+            in exported graphs it is used (docs/performance.md).
+
+Shapes: B batch, N tokens, D dim, h heads, d dim_head; G independent attentions, R rows of queries in each.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_TILE_BYTES = 2**22
+"""Scores held at a time, of the order of the caches that a core has to itself. An attention that is larger is a tile of its own."""
+
+
+def attend(tokens: Tensor, *, qkv: nn.Linear, proj: nn.Linear, heads: int) -> Tensor:
+    """Multi-head self-attention with its projections: (B, N, D) -> (B, N, D).
+
+    ``qkv`` has no bias and 3 * h * d rows, ordered (q, k, v), then head, then width. Source: Vaswani et al. 2017, section 3.2.2.
+    """
+    batch, n_tokens, dim = tokens.shape
+    dim_head = proj.in_features // heads
+    if dim > dim_head:
+        mixed = attention(*split_heads(qkv(tokens), heads=heads)).transpose(1, 2).flatten(2)
+        return proj(mixed)
+    to_scores, to_output = _fold(qkv.weight, proj.weight, heads=heads)
+    queries = F.linear(tokens, to_scores)
+    shared = tokens.to(queries.dtype)[:, None]
+    # A row for each token and head: the same memory, whichever way it is looked at.
+    mixed = attention(queries.view(batch, 1, n_tokens * heads, dim), shared, shared, scale=dim_head**-0.5)
+    return F.linear(mixed.reshape(batch, n_tokens, heads * dim), to_output, proj.bias)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+    """softmax(scale * q k^T) v: (B, h, R, d), (B, h, N, d), (B, h, N, d) -> (B, h, R, d). ``scale``: 1 / sqrt(d) where it is not given.
+
+    Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if _is_tiled(q):
+        mixed: Tensor = _tiled(q.flatten(0, 1).contiguous(), k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous(), scale)
+        return mixed.view(q.shape)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def _is_tiled(q: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_exporting() and not torch.jit.is_tracing()
+
+
+def split_heads(qkv: Tensor, *, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v, each (B, h, N, d), of (B, N, 3 h d)."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def _fold(qkv: Tensor, proj: Tensor, *, heads: int) -> tuple[Tensor, Tensor]:
+    """The products of each head's weights: Wk^T Wq one below the other, (h D, D), and Wo Wv side by side, (D, h D).
+
+    They are made in the precision of the weights, whatever the network runs in: a rounded product is as exact as its rounded factors.
+    """
+    dim = proj.shape[0]
+    query, key, value = qkv.view(3, heads, -1, dim).unbind(0)
+    with torch.autocast(qkv.device.type, enabled=False):
+        to_scores = torch.bmm(key.transpose(1, 2), query)
+        to_output = torch.bmm(proj.view(dim, heads, -1).transpose(0, 1), value)
+    return to_scores.reshape(heads * dim, dim), to_output.transpose(0, 1).reshape(dim, heads * dim)
+
+
+# An operator of its own, so that torch.compile takes it as it is. (G, R, d), (G, N, d), (G, N, d) -> (G, R, d).
+@torch.library.custom_op("scanvit::tiled_attention", mutates_args=(), device_types="cpu")
+def _tiled(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    mixed, scores = torch.empty_like(q), _tile_of_scores(q, k)
+    for tile in _tiles(len(q), len(scores)):
+        probs = _probs(q[tile], k[tile], scale, out=scores)
+        torch.bmm(probs, v[tile], out=mixed[tile])
+    return mixed
+
+
+@torch.library.custom_op("scanvit::tiled_attention_backward", mutates_args=(), device_types="cpu")
+def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    scores = _tile_of_scores(q, k)
+    slopes, d_scores = torch.empty_like(scores), torch.empty_like(scores)
+    for tile in _tiles(len(q), len(scores)):
+        count = tile.stop - tile.start
+        probs = _probs(q[tile], k[tile], scale, out=scores)
+        torch.bmm(probs.transpose(1, 2), slope[tile], out=dv[tile])
+        torch.bmm(slope[tile], v[tile].transpose(1, 2), out=slopes[:count])
+        torch._softmax_backward_data(slopes[:count], probs, -1, q.dtype, grad_input=d_scores[:count])
+        torch.bmm(d_scores[:count], k[tile], out=dq[tile])
+        torch.bmm(d_scores[:count].transpose(1, 2), q[tile], out=dk[tile])
+    return dq.mul_(scale), dk.mul_(scale), dv
+
+
+def _tile_of_scores(q: Tensor, k: Tensor) -> Tensor:
+    """Room for the scores (T, R, N) of the attentions of one tile."""
+    groups, rows, columns = len(q), q.shape[1], k.shape[1]
+    size = max(1, min(groups, _TILE_BYTES // (rows * columns * q.element_size())))
+    return q.new_empty(size, rows, columns)
+
+
+def _tiles(groups: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, groups)) for start in range(0, groups, size)]
+
+
+def _probs(q: Tensor, k: Tensor, scale: float, *, out: Tensor) -> Tensor:
+    """Of one tile, written over ``out``."""
+    scores = out[: len(q)]
+    torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores)
+    return torch.softmax(scores, -1, out=scores)
+
+
+@_tiled.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(q)
+
+
+@_tiled_backward.register_fake
+def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *kept, ctx.scale = inputs
+    ctx.save_for_backward(*kept)
+
+
+def _gradient(ctx, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+    return (*_tiled_backward(slope.contiguous(), *ctx.saved_tensors, ctx.scale), None)
+
+
+_tiled.register_autograd(_gradient, setup_context=_keep)
