@@ -24,11 +24,8 @@ SUITES = {
     "training": "the reference network's training step against two baselines; 5 minutes",
     "inference": "latency of one image and throughput, PyTorch and ONNX Runtime; a minute",
     "data": "decoding JPEG and reading a pack; 3 minutes",
-    "road": "what every stage costs, from import to report, and how it grows; 3 minutes",
     "audit": "the search for near duplicates against comparing each with each; 2 minutes",
     "scale": "memory and time of prepare, audit and loader by the number of images; 5 minutes",
-    "scaling": "two processes against one, checkpoints, Ray; 20 minutes",
-    "device": "training, evaluation and the data path on a GPU; needs one",
 }
 
 

@@ -79,9 +79,7 @@ class OriginalNetwork(nn.Module):
         return self.mlp_head(x[:, 0])
 
 
-def train(
-    network: nn.Module, dataset: FolderDataset, order: Sequence[int], *, batch_size: int, lr: float, bf16: bool, report: Callable[[float], None]
-) -> None:
+def train(network: nn.Module, dataset: FolderDataset, order: Sequence[int], *, batch_size: int, lr: float, bf16: bool, report: Callable[[float], None]) -> None:
     """Once through ``order``, with a report of the loss after each step."""
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, sampler=order)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
