@@ -1,6 +1,6 @@
 """Time and memory of the audit's near-duplicate search as the number of images grows, and what comparing each with each would take.
 
-    python benchmarks/audit.py 20000 200000 1000000 -o benchmarks/results/audit.json
+    python -m benchmarks.audit 20000 200000 1000000 -o benchmarks/results/audit.json
 
 Two kinds of hashes: ``even``, whose bits are fair coins, and ``alike``, which are drawn around 5,000 shared ones with a quarter of the bits
 changed, so that neighbours are as near as those of one kind of X-ray (median distance to the nearest stranger about 70 of 256 bits). In both a
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .harness import Options, Ratio
 
 PLANTED = 100
 ASKED = 2000
@@ -70,6 +72,17 @@ def measure(count: int, kind: str) -> dict[str, float]:
     return {name: round(value, 2) for name, value in figures.items()} | {"links": len(links)}
 
 
+def run(options: Options) -> list[Ratio]:
+    """The suite of ``python -m benchmarks``."""
+    images, ratios = 5_000 if options.quick else 200_000, []
+    for kind in ("even", "alike"):
+        command = [sys.executable, "-m", "benchmarks.audit", str(images), "--kind", kind]
+        figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        what = f"near duplicates among {images:,} {kind} hashes against comparing all (scaled from {ASKED:,})"
+        ratios.append(Ratio(name=f"audit/{kind}", what=what, ours=figures["time_s"], baseline=figures["brute_force_s"], unit="s", n=1))
+    return ratios
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("images", nargs="*", type=int, default=[20_000, 200_000])
@@ -82,7 +95,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for kind in ("even", "alike"):
         for images in args.images:
-            command = [sys.executable, __file__, str(images), "--kind", kind]
+            command = [sys.executable, "-m", "benchmarks.audit", str(images), "--kind", kind]
             figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             results.append({"images": images, "hashes": kind} | figures)
             ratio = figures["brute_force_s"] / figures["time_s"]

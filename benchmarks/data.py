@@ -1,21 +1,17 @@
 """How fast images are decoded, and batches read from a pack, against named baselines in the same run.
 
-    python -m benchmarks.data [--quick] [--out benchmarks/results/data.json]
+    python -m benchmarks --only data
 
 Decoding: ``data.decode.decode_image`` against Pillow's full decoding and antialiased bilinear resizing, to 64 px, in one thread, on JPEG files
 like Kermany's. Reading: ``TrainLoader`` over a pack against files in folders read by a PyTorch DataLoader with two workers (Pillow: decode,
-resize), and against a plain copy of the same bytes in memory. Contestants take turns, medians count. Exit code 1 below a floor.
+resize), and against a plain copy of the same bytes in memory. Contestants take turns, medians count. Five times Pillow is
+aimed at; entropy decoding, which no reduced scale saves, takes half of the baseline.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
-import os
-import platform
 import statistics
-import sys
 import tarfile
 import tempfile
 import time
@@ -30,7 +26,6 @@ from PIL import Image, features
 from rich.console import Console
 from rich.table import Table
 
-from scanvit import __version__
 from scanvit.core.contract import PixelContract
 from scanvit.data.decode import decode_image
 from scanvit.data.loader import Position, TrainLoader, as_tensor
@@ -41,12 +36,10 @@ from scanvit.data.phantoms.oct import FINDINGS as OCT_FINDINGS
 from scanvit.data.phantoms.oct import draw_oct
 from scanvit.data.prepare import prepare
 
+from .harness import Figure, Options, Ratio, in_turns
+
 CONTRACT = PixelContract()
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-TARGETS = {"decoding": 5.0, "difference": 2.0, "reading": 100.0, "copy": 2.0}
-"""What is aimed at: times the baseline, at most this mean difference of 255, times the baseline, at most this many times a copy's time."""
-FLOORS = {"decoding": 1.2, "difference": 2.0, "reading": 100.0, "copy": 2.0}
-"""What a change may not fall below. Decoding stays under its target: entropy decoding, which no reduced scale saves, takes half of the baseline."""
 CHEST_PX = ((600, 500), (1000, 800), (1500, 1000))
 OCT_PX = ((512, 496), (768, 496), (1536, 496))
 QUALITIES = (75, 80, 85, 90, 95)
@@ -100,17 +93,8 @@ def jpeg_sets(folder: Path, count: int) -> tuple[str, dict[str, list[bytes]]]:
     return origin, sets
 
 
-def in_turns(contestants: dict[str, Callable[[], Any]], rounds: int, *, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """Median seconds a call of each, after one call to warm up."""
-    for call in contestants.values():
-        call()
-    times_s: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, call in contestants.items():
-            start_s = clock()
-            call()
-            times_s[name].append(clock() - start_s)
-    return {name: statistics.median(values) for name, values in times_s.items()}
+def medians_in_turns(contestants: dict[str, Callable[[], Any]], rounds: int, *, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    return {name: statistics.median(times_s) for name, times_s in in_turns(contestants, rounds, clock=clock).items()}
 
 
 def measure_decoding(files: Sequence[bytes], rounds: int) -> dict[str, float]:
@@ -118,7 +102,7 @@ def measure_decoding(files: Sequence[bytes], rounds: int) -> dict[str, float]:
         return lambda: [decode(data) for data in files] and None
 
     # Time of this process alone: other work on the machine does not count.
-    times_s = in_turns({"pillow": over(pillow), "ours": over(ours), "entropy": over(entropy)}, rounds, clock=time.process_time)
+    times_s = medians_in_turns({"pillow": over(pillow), "ours": over(ours), "entropy": over(entropy)}, rounds, clock=time.process_time)
     differences = [np.abs(ours(data).astype(int) - pillow(data).astype(int)).mean() for data in files]
     pixels = [np.prod(Image.open(io.BytesIO(data)).size) for data in files]
     return {
@@ -171,8 +155,8 @@ def measure_reading(files: Sequence[bytes], rounds: int, folder: Path) -> dict[s
             pass
 
     # The workers' time counts too, so that is by the clock on the wall; a copy is compared by the time of this process.
-    wall_s = in_turns({"files": lambda: [None for _ in baseline], "pack": read}, rounds)
-    times_s = in_turns({"pack": read, "copy": copy}, 2 * rounds, clock=time.process_time)
+    wall_s = medians_in_turns({"files": lambda: [None for _ in baseline], "pack": read}, rounds)
+    times_s = medians_in_turns({"pack": read, "copy": copy}, 2 * rounds, clock=time.process_time)
     files_per_s, pack_per_s = len(paths) / wall_s["files"], len(array) / wall_s["pack"]
     return {
         "files_images_per_s": files_per_s,
@@ -183,38 +167,19 @@ def measure_reading(files: Sequence[bytes], rounds: int, folder: Path) -> dict[s
     }
 
 
-def verdicts(decoding: dict[str, dict[str, float]], reading: dict[str, float]) -> list[dict[str, Any]]:
-    """Each measured figure beside its target and its floor."""
+def figures(decoding: dict[str, dict[str, float]], reading: dict[str, float], rounds: int) -> list[Figure]:
     worst = min(decoding, key=lambda name: decoding[name]["ratio"])
     furthest = max(decoding, key=lambda name: decoding[name]["difference"])
-    figures = [
-        ("decoding", f"decoding, slowest set ({worst})", decoding[worst]["ratio"], True),
-        ("difference", f"mean difference of 255, worst set ({furthest})", decoding[furthest]["difference"], False),
-        ("reading", "reading a pack, times the DataLoader over files", reading["ratio"], True),
-        ("copy", "reading a pack, times the time of a copy", reading["times_a_copy"], False),
-    ]
+    row = decoding[worst]
+    slowest = f"JPEG to 64 px against Pillow, slowest set ({worst})"
+    allowed = f"allowed mean difference of 255 against the worst set's ({furthest})"
+    decoded, read = (row["ours_images_per_s"], row["pillow_images_per_s"]), (reading["pack_images_per_s"], reading["files_images_per_s"])
     return [
-        {
-            "figure": text,
-            "value": value,
-            "target": TARGETS[key],
-            "floor": FLOORS[key],
-            "reached": value >= TARGETS[key] if more_is_better else value <= TARGETS[key],
-            "holds": value >= FLOORS[key] if more_is_better else value <= FLOORS[key],
-        }
-        for key, text, value, more_is_better in figures
+        Ratio(name="decode", what=slowest, ours=decoded[0], baseline=decoded[1], unit="images/s", n=rounds),
+        Ratio(name="decode/difference", what=allowed, ours=decoding[furthest]["difference"], baseline=2.0, unit="of 255", n=1),
+        Ratio(name="read/files", what="reading a pack against a DataLoader over files", ours=read[0], baseline=read[1], unit="images/s", n=rounds),
+        Ratio(name="read/copy", what="reading a pack against a copy in memory", ours=reading["times_a_copy"], baseline=1.0, unit="times", n=2 * rounds),
     ]
-
-
-def machine() -> dict[str, Any]:
-    names = [line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
-    versions = {"scanvit": __version__, "python": platform.python_version(), "pillow": Image.__version__, "libjpeg-turbo": features.version("libjpeg_turbo")}
-    versions |= {"numpy": np.__version__, "torch": torch.__version__}
-    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "versions": versions}
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def show(result: dict[str, Any]) -> None:
@@ -230,29 +195,14 @@ def show(result: dict[str, Any]) -> None:
     console.print(f"'bits alone': the ratio of a decoder that reads the file's bits and does nothing else (libjpeg-turbo {features.version('libjpeg_turbo')}).")
     speeds = ", ".join(f"{name} {reading[f'{name}_images_per_s']:,.0f}" for name in ("files", "pack", "copy"))
     console.print(f"Batches of 32, images/s: {speeds}")
-    for verdict in result["verdicts"]:
-        word = "reached" if verdict["reached"] else "missed" if verdict["holds"] else "BELOW THE FLOOR"
-        console.print(f"{verdict['figure']}: {verdict['value']:.2f} (target {verdict['target']:g}, floor {verdict['floor']:g}): {word}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
-    parser.add_argument("--shared", type=Path, default=SHARED, help="folder of the real images; phantoms where it is not there")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data.json")
-    arguments = parser.parse_args()
+def run(options: Options) -> list[Figure]:
     torch.set_num_threads(1)
-    count, rounds = (5, 3) if arguments.quick else (15, 9)
-    origin, sets = jpeg_sets(arguments.shared, count)
+    count, rounds = (5, 3) if options.quick else (15, 9)
+    origin, sets = jpeg_sets(SHARED, count)
     decoding = {name: measure_decoding(files, rounds) for name, files in sets.items()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
         reading = measure_reading(sets["OCT 512x496"], min(rounds, 5), Path(folder))
-    result = {"machine": machine(), "origin": origin, "decoding": decoding, "reading": reading, "verdicts": verdicts(decoding, reading)}
-    show(result)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(verdict["holds"] for verdict in result["verdicts"]) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    show({"origin": origin, "decoding": decoding, "reading": reading})
+    return figures(decoding, reading, rounds)

@@ -1,6 +1,6 @@
 """Memory and time of prepare, audit and the loader as the number of images grows.
 
-    python benchmarks/scale.py 20000 200000 1000000 --work /tmp/scale -o benchmarks/results/scale.json
+    python -m benchmarks.scale 20000 200000 1000000 --work /tmp/scale -o benchmarks/results/scale.json
 
 The images are noise of 16 x 16 pixels in a MedMNIST file that is written piece by piece: every image is different, and each is a patient of its
 own, which is the worst case for whatever is kept per patient. Every stage runs in a fresh process, so that its peak is its own. Two peaks are
@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+from .harness import Cost, Options
 
 SIDE_PX = 16
 CLASSES = 9
@@ -125,7 +127,7 @@ def benchmark(images: int, work: Path, workers: int, stages: list[str]) -> dict[
     figures: dict[str, Any] = {"images": images}
     try:
         for stage in stages:
-            command = [sys.executable, __file__, "--stage", stage, "--work", str(folder), "--workers", str(workers)]
+            command = [sys.executable, "-m", "benchmarks.scale", "--stage", stage, "--work", str(folder), "--workers", str(workers)]
             result = subprocess.run(command, check=True, capture_output=True, text=True)
             figures[stage] = json.loads(result.stdout.splitlines()[-1])
             print(f"{images:>9,} images  {stage:<8}", *(f"{name} {value:,.1f}" for name, value in figures[stage].items()), flush=True)
@@ -134,6 +136,29 @@ def benchmark(images: int, work: Path, workers: int, stages: list[str]) -> dict[
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return figures
+
+
+def run(options: Options) -> list[Cost]:
+    """The suite of ``python -m benchmarks``: a small and a large set, and what each further image costs."""
+    sizes = (2_000, 5_000) if options.quick else (20_000, 200_000)
+    few, many = (benchmark(images, options.work / "scanvit-scale", 2, list(STAGES)) for images in sizes)
+    costs = []
+    for stage in STAGES:
+        for key, unit in (("time_s", "s"), ("anonymous_mib", "MiB")):
+            each = (many[stage][key] - few[stage][key]) / (sizes[1] - sizes[0])
+            at_10k, at_1m = (max(0.0, few[stage][key] + each * (images - sizes[0])) for images in (10_000, 1_000_000))
+            costs.append(
+                Cost(
+                    name=f"scale/{stage}/{key}",
+                    what=f"{stage}, {sizes[1]:,} images of {SIDE_PX} px",
+                    value=many[stage][key],
+                    unit=unit,
+                    at_10k=f"{at_10k:,.0f} {unit}",
+                    at_1m=f"{at_1m:,.0f} {unit}",
+                    how=f"a line through {sizes[0]:,} and {sizes[1]:,}",
+                )
+            )
+    return costs
 
 
 def main() -> None:

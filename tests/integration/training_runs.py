@@ -14,7 +14,7 @@ from scanvit.core.events import read_events
 # Everything random is on, so that a draw that is not a function of (seed, step, rank) would show.
 SETTINGS = (
     *("model.stem_widths=[8,8]", "model.depth=2", "model.dim=16", "model.dim_head=8", "model.dropout=0.1", "model.drop_path=0.1"),
-    *("augment.rotate_deg=10", "augment.noise=0.1", "augment.mixup=0.2", "augment.erase=0.3", "ema.decay=0.99"),
+    *("augment.rotate_deg=10", "augment.noise=0.1", "augment.gamma=0.2", "augment.mixup=0.2", "augment.erase=0.3", "ema.decay=0.99"),
     *("trainer.max_epochs=3", "trainer.per_device_batch_size=8", "trainer.log_every_n_steps=1", "tracking.mlflow=false"),
 )
 

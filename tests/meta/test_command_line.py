@@ -23,7 +23,7 @@ def walk(path, command):
             walk([*path, name], command.get_command(context, name))
 
 walk([], root)
-heavy = {"torch", "pydantic", "lightning", "mlflow", "numpy", "pyarrow", "sklearn", "scipy", "PIL", "yaml", "jinja2", "rich", "torchmetrics", "ray"}
+heavy = {"torch", "pydantic", "lightning", "mlflow", "numpy", "pyarrow", "sklearn", "scipy", "PIL", "yaml", "jinja2", "rich", "torchmetrics", "ray", "optuna"}
 sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = {"core": 0, "storage": 1, "pages": 2, "data": 3, "model": 3, "evaluation": 4, "training": 5, "serving": 5, "cluster": 6, "platform": 6, "cli": 7}
-HEAVY = {"torch", "lightning", "mlflow", "sklearn", "scipy", "pyarrow", "ray", "torchmetrics"}
+HEAVY = {"torch", "lightning", "mlflow", "sklearn", "scipy", "pyarrow", "ray", "torchmetrics", "optuna"}
 
 
 def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -70,7 +70,7 @@ def tune(
     """
     from dataclasses import replace
 
-    from ..core.errors import ConfigError, PackMissingError
+    from ..core.errors import ConfigError, PackMissingError, PreemptedError
     from ..core.loading import load_experiment, parse_yaml, read_text
     from ..data.pack import Pack
     from ..training.tuning.space import DEFAULT_SPACE, Range, parse_overrides, parse_space
@@ -94,16 +94,16 @@ def tune(
     click.echo(f"from {base.name} on {base.data.pack} into {out}")
     settings = Settings(metric=options["metric"], pruner=options["pruner"], seed=options["seed"])
     budget = Budget(trials=options["trials"], time_s=options["time_s"], jobs=options["jobs"])
-    with stoppable(), _progress(base.trainer.max_epochs, budget.trials) as watcher:
+    with stoppable(), _Bar(base.trainer.max_epochs, budget.trials) as watcher:
         try:
             result = search(base, opened, out, space=searched, settings=settings, budget=budget, watcher=watcher)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, PreemptedError):
             click.echo(f"Stopped: the trials under way wrote their checkpoints. The same command with -o {out} goes on.", err=True)
             raise
     show(result)
 
 
-class _progress:
+class _Bar:
     """A bar over the trials on a terminal, a line an ended trial anywhere."""
 
     def __init__(self, max_epochs: int, trials: int) -> None:
@@ -116,7 +116,7 @@ class _progress:
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("trials", total=trials, note="")
 
-    def __enter__(self) -> _progress:
+    def __enter__(self) -> _Bar:
         self.bar.start()
         return self
 
@@ -157,7 +157,10 @@ def show(result: SearchResult) -> None:
         table.add_row(str(row.number), value_text(row), str(row.epochs), str(row.best_epoch), params_text(row.params))
     console.print(table)
     counts = {state: sum(row.state == state for row in result.rows) for state in ("complete", "pruned", "failed", "running")}
-    console.print(f"{len(result.rows)} trials: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}. All of them: {result.folder / 'tune.json'}", soft_wrap=True)
+    console.print(
+        f"{len(result.rows)} trials: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}. All of them: {result.folder / 'tune.json'}",
+        soft_wrap=True,
+    )
     if result.unfinished:
         console.print(f"Time is up. The same command with -o {result.folder} goes on.", soft_wrap=True)
     if result.best:

@@ -101,6 +101,8 @@ class AugmentConfig:
     """Largest offset, as a share of the full pixel range."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
     """Factor about the image's mean between 1 - contrast and 1 + contrast."""
+    gamma: float = Field(default=0.0, ge=0, le=4)
+    """Exponent on the pixels as shares of the full range, between 1 / (1 + gamma) and 1 + gamma: another film, another exposure curve."""
     noise: float = Field(default=0.0, ge=0, le=1)
     """Largest standard deviation of Gaussian noise, as a share of the full pixel range."""
     erase: float = Field(default=0.0, ge=0, le=1)

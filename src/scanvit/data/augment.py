@@ -23,6 +23,8 @@ def augment(images: Tensor, config: AugmentConfig) -> Tensor:
         images = _affine(images, config)
     if config.brightness or config.contrast:
         images = _exposure(images, config)
+    if config.gamma:
+        images = _gamma(images, config.gamma)
     if config.noise:
         amount = _uniform(images, 0.0, config.noise * _FULL_RANGE)
         images = images + amount * torch.randn_like(images)
@@ -63,6 +65,13 @@ def _exposure(images: Tensor, config: AugmentConfig) -> Tensor:
     factor = _uniform(images, 1 - config.contrast, 1 + config.contrast)
     offset = _uniform(images, -config.brightness, config.brightness) * _FULL_RANGE
     return (images - mean) * factor + mean + offset
+
+
+def _gamma(images: Tensor, largest: float) -> Tensor:
+    limit = math.log1p(largest)
+    exponent = torch.exp(_uniform(images, -limit, limit))
+    share = ((images + 1) / _FULL_RANGE).clamp(0, 1)  # a power of a negative number is none
+    return share**exponent * _FULL_RANGE - 1
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from scanvit.core.config import AugmentConfig
 from scanvit.data.augment import augment, mix
 
-FULL = AugmentConfig(rotate_deg=10, shift=0.1, scale=0.1, hflip=0.5, brightness=0.1, contrast=0.2, noise=0.05, erase=0.5)
+FULL = AugmentConfig(rotate_deg=10, shift=0.1, scale=0.1, hflip=0.5, brightness=0.1, contrast=0.2, gamma=0.3, noise=0.05, erase=0.5)
 
 
 @pytest.fixture
@@ -52,6 +52,18 @@ def test_contrast_keeps_the_mean_and_brightness_moves_it(images: torch.Tensor) -
     brightness = augment(images, AugmentConfig(brightness=0.2)) - images
     assert brightness.abs().max() <= 0.4 + 1e-6  # of a full range of 2
     assert brightness.std((1, 2, 3)).max() < 1e-6, "one offset an image"
+
+
+def test_gamma_keeps_black_white_and_the_order_of_the_grays() -> None:
+    ramp = torch.linspace(-1, 1, 16).view(1, 1, 1, 16).repeat(64, 1, 16, 1)
+    changed = augment(ramp, AugmentConfig(gamma=0.5))
+    torch.testing.assert_close(changed[..., [0, -1]], ramp[..., [0, -1]], atol=1e-6, rtol=0)
+    assert bool((changed.diff(dim=3) > 0).all())
+    middle = (changed[:, 0, 0, 8] + 1) / 2
+    expected = (ramp[0, 0, 0, 8] + 1) / 2
+    assert expected**1.5 - 1e-6 <= middle.min() < expected < middle.max() <= expected ** (1 / 1.5) + 1e-6
+    outside = augment(ramp * 1.5, AugmentConfig(gamma=0.5))
+    assert bool(outside.isfinite().all())
 
 
 def test_erasing_blanks_a_bounded_rectangle() -> None:

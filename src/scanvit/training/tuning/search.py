@@ -133,7 +133,10 @@ class _Search:
             ship_now(self.folder, self.experiment.tracking)
         rows = self.result.rows
         if rows and not self.result.best and all(row.state == "failed" for row in rows):
-            raise TrialsFailedError(f"None of {len(rows)} trials came to a figure. The last one: {rows[-1].error}", hint=f"Mend what is wrong; then search in another folder than {self.folder}.")
+            raise TrialsFailedError(
+                f"None of {len(rows)} trials came to a figure. The last one: {rows[-1].error}",
+                hint=f"Mend what is wrong; then search in another folder than {self.folder}.",
+            )
 
     def _fill(self, budget: Budget) -> None:
         rows = self.study.rows()
@@ -201,7 +204,9 @@ def open_search(folder: Path, experiment: Experiment, space: Space, settings: Se
         there = parse_yaml(read_text(path, error=RunExistsError), where=str(path), error=RunExistsError)
         for key, value in wanted.items():
             if there.get(key) != value:
-                raise RunExistsError(f"{folder} holds a search with {key} = {there.get(key)}, not {value}.", hint="Choose another --out, or go on with that search unchanged.")
+                raise RunExistsError(
+                    f"{folder} holds a search with {key} = {there.get(key)}, not {value}.", hint="Choose another --out, or go on with that search unchanged."
+                )
     elif (folder / SETTINGS).is_file():
         raise RunExistsError(f"{folder} holds a run, not a search.", hint="Choose another --out.")
     else:

@@ -1,7 +1,7 @@
 """The search space: which settings may change, and between what.
 
-    optimizer.lr: loguniform(1e-4, 1e-2)      model.depth: int(2, 6)
-    loss.label_smoothing: uniform(0, 0.2)     model.pool: choice(cls, mean)
+optimizer.lr: loguniform(1e-4, 1e-2)      model.depth: int(2, 6)
+loss.label_smoothing: uniform(0, 0.2)     model.pool: choice(cls, mean)
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def check_space(space: Space, base: Experiment) -> None:
     for key, values in space.items():
         check_key(key, where="The search space")
         if key.split(".")[0] in _FIXED:
-            raise ConfigError(f"{key} is no part of a recipe.", hint="Search settings of the model, the optimizer, the schedule, the loss, the augmentation or the trainer.")
+            raise ConfigError(
+                f"{key} is no part of a recipe.", hint="Search settings of the model, the optimizer, the schedule, the loss, the augmentation or the trainer."
+            )
         for value in values.ends:
             try:
                 apply(base, {key: value})

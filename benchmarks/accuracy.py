@@ -1,0 +1,142 @@
+"""Accuracy at equal training time: each experiment gets the epochs that fit the minutes, with each of several seeds.
+
+    python -m benchmarks.accuracy PACK -e reference -e modern --minutes 10 --seeds 1 2 3 -o benchmarks/results/accuracy-chest.json
+
+How many epochs fit is measured first, by some steps of each network, and written down; where the machine is quiet only for a while, ``--measure`` does
+no more than that. The trainings may then take longer beside other work: they are given the same epochs all the same. A run that was
+interrupted goes on, and one that is there already is not made again: the same command completes the table. Figures are of the split that is
+asked for (val for choosing, test once at the end), of the weights with the lowest val_loss, with intervals over patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scanvit.core.config import Experiment
+from scanvit.core.events import metric_history
+from scanvit.core.loading import experiment_to_yaml, load_experiment
+from scanvit.core.runtime import has_bf16, usable_cores
+from scanvit.data.augment import augment
+from scanvit.data.pack import Pack
+from scanvit.model.vit import VisionTransformer
+from scanvit.training.recipe import build_optimizer
+from scanvit.training.run_folder import is_finished
+
+WARM_UP_STEPS, TIMED_S = 2, 5.0
+
+
+def measure(experiment: Experiment, pack: Pack) -> dict[str, float]:
+    """Images a second of a training step, and GFLOP an image trained (three times the forward pass), at the pack's size."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings, shape = experiment.trainer, pack.contract.shape
+    torch.set_num_threads(usable_cores() if settings.threads == "auto" else settings.threads)
+    network = VisionTransformer(experiment.model, num_classes=len(pack.class_names), image_size_px=shape[-1], channels=shape[0])
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *shape))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(network, experiment.optimizer)
+    batch = settings.per_device_batch_size
+    images, targets = torch.randn(batch, *shape), torch.randint(0, len(pack.class_names), (batch,))
+    uses_bf16 = settings.precision == "bf16-mixed" or (settings.precision == "auto" and has_bf16())
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=uses_bf16):
+            logits = network(augment(images, experiment.augment))
+        torch.nn.functional.cross_entropy(logits.float(), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(WARM_UP_STEPS):
+        step()
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < TIMED_S:
+        step()
+        steps += 1
+    images_per_s = steps * batch / (time.perf_counter() - start)
+    parameters = sum(p.numel() for p in network.parameters())
+    return {"images_per_s": images_per_s, "gflop_per_image": 3 * counter.get_total_flops() / 1e9, "parameters": parameters}
+
+
+def epochs_that_fit(images_per_s: float, train_images: int, minutes: float) -> int:
+    return max(1, round(60 * minutes * images_per_s / train_images))
+
+
+def train_and_score(experiment: Experiment, pack: Path, run_dir: Path, split: str) -> dict[str, Any]:
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    settings = run_dir.with_suffix(".yaml")
+    settings.write_text(experiment_to_yaml(experiment), encoding="utf-8")
+    scanvit = [sys.executable, "-m", "scanvit"]
+    if not is_finished(run_dir):
+        subprocess.run([*scanvit, "train", settings, "--pack", pack, "--run-dir", run_dir], check=True)
+    scores = run_dir / f"scores-{split}.json"
+    if not scores.is_file():
+        subprocess.run([*scanvit, "evaluate", run_dir, "--split", split], check=True, stdout=subprocess.DEVNULL)
+    told = json.loads(scores.read_text(encoding="utf-8"))
+    history = metric_history(run_dir)
+    figures = {name: told["overall"][name] for name in ("accuracy", "balanced_accuracy", "auroc") if name in told["overall"]}
+    return figures | {"seed": experiment.seed, "images": told["images"], "patients": told["patients"], "train_time_s": history["train_time_s"][-1][2]}
+
+
+def row(name: str, pack: Path, args: argparse.Namespace) -> dict[str, Any]:
+    opened = Pack.open(pack)
+    train_images = len(opened.targets("train"))
+    experiment = load_experiment(name, args.set)
+    known = args.speeds[experiment.name]
+    epochs = epochs_that_fit(known["images_per_s"], train_images, args.minutes)
+    trainer = replace(experiment.trainer, max_epochs=epochs, early_stopping_patience=0)
+    schedule = replace(experiment.schedule, warmup_epochs=min(experiment.schedule.warmup_epochs, epochs / 10))
+    tracking = replace(experiment.tracking, mlflow=False)
+    runs = []
+    for seed in args.seeds:
+        prepared = replace(experiment, seed=seed, trainer=trainer, schedule=schedule, tracking=tracking)
+        runs.append(train_and_score(prepared, pack, args.runs / f"{experiment.name}-{args.minutes:g}min-{seed}", args.split))
+        print(f"{experiment.name}, seed {seed}: {100 * runs[-1]['accuracy']['value']:.1f} %", flush=True)
+    mean = statistics.mean(run["accuracy"]["value"] for run in runs)
+    return {"experiment": experiment.name, "settings": args.set, "epochs": epochs, "accuracy": mean, **known, "runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("-e", "--experiment", action="append", required=True, help="name or YAML file; may be repeated")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--split", default="val", choices=["val", "test"])
+    parser.add_argument("--measure", action="store_true", help="only measure the speeds")
+    parser.add_argument("--set", action="append", default=[], help="a setting of all of them")
+    parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    args = parser.parse_args()
+    there = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
+    args.speeds, rows = there.get("speeds", {}), {old["experiment"]: old for old in there.get("rows", [])}
+    for name in args.experiment:
+        experiment = load_experiment(name, args.set)
+        if experiment.name not in args.speeds:
+            args.speeds[experiment.name] = measure(experiment, Pack.open(args.pack))
+        if not args.measure:
+            rows[experiment.name] = row(name, args.pack, args)
+        write(args, list(rows.values()))
+
+
+def write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__, "bf16": has_bf16()}
+    about = {"minutes": args.minutes, "split": args.split, "pack": args.pack.name, "fingerprint": Pack.open(args.pack).fingerprint, "machine": machine}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(about | {"speeds": args.speeds, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.contestants import baseline_network, make_setup, reference_network
+from benchmarks.harness import Cost, Ratio, below, floors, record
+from benchmarks.training import differences, losses
+
+RATIO = Ratio(name="a", what="", ours=10.0, baseline=2.0, unit="images/s", n=3, ratios=(4.0, 5.0, 9.0))
+
+
+def test_a_ratio_is_above_one_where_we_are_better() -> None:
+    assert RATIO.ratio == 5.0  # the median of the rounds
+    assert Ratio(name="a", what="", ours=10.0, baseline=4.0, unit="images/s", n=1).ratio == 2.5
+    assert Ratio(name="a", what="", ours=2.0, baseline=8.0, unit="ms", n=1).ratio == 4.0
+
+
+def test_a_ratio_falls_below_its_floor_and_none_goes_without() -> None:
+    assert below([RATIO], {"a": 5.0}) == []
+    assert below([RATIO], {"a": 5.01}) == [RATIO]
+    with pytest.raises(SystemExit, match="No floor for a"):
+        below([RATIO], {})
+    assert all(value > 0 for value in floors().values())
+
+
+def test_a_record_holds_figures_and_machine_and_a_quick_one_stands_beside_it(tmp_path: Path) -> None:
+    cost = Cost(name="b", what="", value=3.0, unit="s")
+    paths = [record("suite", [RATIO, cost], {"cores": 2}, quick=quick, folder=tmp_path) for quick in (False, True)]
+    assert [path.name for path in paths] == ["suite.json", "suite.quick.json"]
+    content = json.loads(paths[0].read_text())
+    assert content["about"] == {"cores": 2}
+    assert content["figures"][0]["ratio"] == 5.0
+
+
+@pytest.mark.slow
+def test_baselines_and_fit_lose_alike_for_fifty_steps(tmp_path: Path) -> None:
+    small = ("model.stem_widths=[8,8]", "model.dim=16", "model.depth=2", "model.heads=2", "model.dim_head=16", "model.mlp_dim=32")
+    setup = make_setup(
+        tmp_path, *small, "trainer.per_device_batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", images=400, size_px=16, classes=3
+    )
+    images = torch.randn(4, 1, 16, 16)
+    for kind in ("original", "standard"):
+        torch.testing.assert_close(baseline_network(kind, setup)(images), reference_network(setup)(images), rtol=1e-4, atol=1e-5)
+    found = losses(setup, 50, ("scanvit-float32", "original-float32", "standard-float32"))
+    assert all(len(set(values)) == 50 for values in found.values())  # it trains
+    assert max(differences(found).values()) < 1e-3
