@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -27,7 +28,7 @@ from ...storage.atomic import write_text
 from ..mlflow_client import default_tracking_uri
 from ..run_folder import SETTINGS, bind, locked, refuse_other_settings
 from ..shipping import ship_now
-from ..tracking_state import ensure_run_key
+from ..tracking_state import TrackingState, bytes_behind, ensure_run_key
 from .results import SearchResult, write_results
 from .space import Space, apply, check_space
 from .study import Metric, Pruner, Study, TrialRow
@@ -118,7 +119,8 @@ class _Search:
             events.write("resume", checkpoint="study.journal")
         else:
             events.write("start", experiment=experiment_to_dict(self.experiment), fingerprint=self.experiment.data.fingerprint, world_size=1)
-            events.write("tags", **{"scanvit.search": self.metric, "mlflow.note.content": f"Search for a recipe, beginning with {self.experiment.name}"})
+            tags: dict[str, Any] = {"scanvit.search": self.metric, "mlflow.note.content": f"Search for a recipe, beginning with {self.experiment.name}"}
+            events.write("tags", **tags)
         status = "preempted"
         try:
             yield
@@ -130,13 +132,21 @@ class _Search:
             for path in self.result.files:
                 events.write("artifact", path=path)
             events.write("end", status=status)
-            ship_now(self.folder, self.experiment.tracking)
+            self._ship_rest()
         rows = self.result.rows
         if rows and not self.result.best and all(row.state == "failed" for row in rows):
             raise TrialsFailedError(
                 f"None of {len(rows)} trials came to a figure. The last one: {rows[-1].error}",
                 hint=f"Mend what is wrong; then search in another folder than {self.folder}.",
             )
+
+    def _ship_rest(self) -> None:
+        """The search's own record, and what trials could not send while a server was slow or away. Stops where it still is: nothing is lost."""
+        folders = [self.folder, *(self.folder / "trials" / f"{row.number:04d}" for row in self.result.rows if row.state != "running")]
+        for folder in folders:
+            behind = self.experiment.tracking.mlflow and bytes_behind(folder, TrackingState.load(folder))
+            if behind and not ship_now(folder, self.experiment.tracking):
+                return
 
     def _fill(self, budget: Budget) -> None:
         rows = self.study.rows()
@@ -174,16 +184,16 @@ class _Search:
         self.running.remove(trial)
         error = trial.error()
         figures = Figures.read(trial.run_dir, self.metric)
-        notes = {"best_epoch": figures.best_epoch, "time_s": figures.time_s}
+        end = partial(self.study.end, trial.number, best_epoch=figures.best_epoch, time_s=figures.time_s)
         if trial.finished:
-            self.study.end(trial.number, "complete", value=figures.value, **notes)
+            end("complete", value=figures.value)
         elif trial.stopped:
-            self.study.end(trial.number, "pruned", value=figures.value, **notes)
+            end("pruned", value=figures.value)
         elif error is None:  # somebody else sent it a signal: it goes on from its checkpoint
             self.waiting.append(trial.number)
             return
         else:
-            self.study.end(trial.number, "failed", error=error or "It ended before its time.", **notes)
+            end("failed", error=error or "It ended before its time.")
         row = self.study.rows()[trial.number]
         self.watcher.ended(row, sum(row.state != "running" for row in self.study.rows()))
         write_results(self.folder, self.experiment, self.study)

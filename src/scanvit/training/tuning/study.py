@@ -60,7 +60,7 @@ class Study:
             path = folder / JOURNAL
             _drop_half_line(path)
             storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))  # type: ignore[arg-type]
-            direction = "minimize" if metric == "val_loss" else "maximize"
+            direction: Literal["minimize", "maximize"] = "minimize" if metric == "val_loss" else "maximize"
             made = _pruner(pruner, max_epochs)
             self._study = optuna.create_study(storage=storage, study_name="search", direction=direction, pruner=made, load_if_exists=True)
             self._distributions = {key: _distribution(values) for key, values in space.items()}
@@ -96,14 +96,24 @@ class Study:
                 trial.report(value, epoch)
             return bool(self._study.pruner.prune(self._study, self._frozen(number)))
 
-    def end(self, number: int, how: Ending, *, value: float | None = None, error: str | None = None, **notes: float | int | None) -> None:
+    def end(
+        self,
+        number: int,
+        how: Ending,
+        *,
+        value: float | None = None,
+        error: str | None = None,
+        best_epoch: int | None = None,
+        time_s: float | None = None,
+    ) -> None:
         """Close a trial. A value that is no number makes it a failed one."""
         from optuna.trial import TrialState
 
         trial = self._trial(number)
         if how == "complete" and (value is None or not math.isfinite(value)):
             how, error = "failed", error or f"its {self.metric} is no number: training diverged"
-        for name, note in {"value": value if value is None or math.isfinite(value) else None, "error": error, **notes}.items():
+        shown = value if value is not None and math.isfinite(value) else None
+        for name, note in {"value": shown, "error": error, "best_epoch": best_epoch, "time_s": time_s}.items():
             trial.set_user_attr(name, note)
         state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[how]
         with _quiet():
