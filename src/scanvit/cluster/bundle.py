@@ -112,6 +112,17 @@ def forget_broken_notes(storage: Storage) -> None:
         storage.delete(_NOTES)
 
 
+def sweep(storage: Storage) -> None:
+    """Remove, at a run's end, the checkpoints that Ray Train does not count: of workers that died before it had heard of them. Raises OSError."""
+    try:
+        counted = {result["checkpoint_dir_name"] for result in json.loads(storage.read(_NOTES))["checkpoint_results"]}
+    except (ValueError, KeyError, TypeError):
+        return
+    for name in storage.folders():
+        if name.startswith("checkpoint_") and name not in counted:
+            storage.below(name).delete_folder()
+
+
 def restore(storage: Storage, run_dir: Path, *, say: Callable[[str], None]) -> int | None:
     """Fill ``run_dir`` from the newest bundle that is whole: its optimizer step, or None where the run has none yet.
 

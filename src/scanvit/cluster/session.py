@@ -1,7 +1,7 @@
 """Connecting to a Ray cluster, or starting one on this machine for as long as a run lasts.
 
 A Ray cluster runs whatever it is sent: whoever reaches its ports owns its machines (CVE-2023-48022, "ShadowRay"). So what is started here
-asks for a token, and all its ports listen on loopback alone, unless its dashboard is asked for on another host.
+asks for a token, and listens on loopback alone: Ray's ports, unless the dashboard is asked for on another host, and gloo's between the workers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ def connected(
     secure(os.environ, create=address is None)  # before the import, which reads the mode
     if address is None:
         os.environ.setdefault(_LOOPBACK, "0")  # likewise
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("RAY_worker_niceness", "0")  # as scanvit train; Ray's own 15 gives way to whatever else runs here
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it

@@ -83,6 +83,8 @@ def train(
         manifest = bundle.read_manifest(storage.below("run"))
         if manifest is None:
             raise ClusterError(f"The run ended, but {storage.address}/run is not there.", hint=f"Go on with: scanvit ray train --resume {run_dir}")
+        with contextlib.suppress(OSError):
+            bundle.sweep(storage)
         return _collect(experiment, run_dir, storage, manifest)
 
 

@@ -31,14 +31,11 @@ pytestmark = [
 ]
 
 
-SHORT = ("trainer.max_epochs=20",)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes without Ray: the engine makes no difference to the weights."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, *SHORT, "trainer.devices=2"))
+    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, "trainer.devices=2"))
     return folder / "run"
 
 
@@ -63,7 +60,7 @@ def losses(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempP
     """A run that loses one worker after the other and goes on by itself."""
     folder = tmp_path_factory.mktemp("workers")
     options = ("--num-workers", "2", "--storage", folder / "storage", "--max-failures", str(len(LOSSES)))
-    run = RayRun(cluster, small_pack, folder / "workers", *options, settings=(*SHORT, "trainer.checkpoint_every_s=1")).start()
+    run = RayRun(cluster, small_pack, folder / "workers", *options, settings=("trainer.checkpoint_every_s=1",)).start()
     found = {}
     for name, (rank, signum, step) in LOSSES.items():
         run.wait_for_step(step)
@@ -95,7 +92,7 @@ def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPat
     pack, aside = folder / "pack", folder / "aside"
     shutil.copytree(small_pack, pack)
     options = ("--num-workers", "2", "--storage", folder / "storage")
-    run = RayRun(cluster, pack, folder / "driver", *options, settings=(*SHORT, "trainer.checkpoint_every_s=0.5")).start()
+    run = RayRun(cluster, pack, folder / "driver", *options, settings=("trainer.checkpoint_every_s=0.5",)).start()
     found = {}
 
     run.wait_for_step(60)

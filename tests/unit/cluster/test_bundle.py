@@ -154,3 +154,14 @@ def test_notes_that_ray_would_refuse_are_removed(storage: Storage, text: str, st
     bundle.forget_broken_notes(storage)
     assert storage.exists("checkpoint_manager_snapshot.json") == stays
     bundle.forget_broken_notes(storage)
+
+
+def test_checkpoints_that_ray_never_heard_of_go_at_the_end(run_dir: Path, storage: Storage) -> None:
+    for name in ("checkpoint_1", "checkpoint_2", "run"):
+        save(run_dir, storage, name, 10)
+    storage.write("checkpoint_manager_snapshot.json", b"cut short")
+    bundle.sweep(storage)
+    assert storage.folders() == ["checkpoint_1", "checkpoint_2", "run"]
+    storage.write("checkpoint_manager_snapshot.json", b'{"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_2"}]}')
+    bundle.sweep(storage)
+    assert storage.folders() == ["checkpoint_2", "run"]
