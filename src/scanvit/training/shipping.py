@@ -54,6 +54,8 @@ class ShippingProcess:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+        # On a busy machine it may still stand in its first import, where it does not see that the training is gone.
+        _stop_yielding(process.pid)
         try:
             process.wait(self.settings.drain_timeout_s + 5.0)
         except subprocess.TimeoutExpired:
@@ -103,7 +105,7 @@ def main(run_dir: Path, *, once: bool = False) -> int:
             time.sleep(min(wait_s, _POLL_S))
         elif _training_is_gone(wait_s):
             deadline = time.monotonic() + settings.drain_timeout_s
-            _stop_yielding()
+            _stop_yielding(os.getpid())
     return 1
 
 
@@ -117,11 +119,11 @@ def _yield_to_training() -> None:
             os.nice(19)
 
 
-def _stop_yielding() -> None:
-    """The training is gone, and somebody waits for this process now, on a machine that may be busy with other work."""
+def _stop_yielding(pid: int) -> None:
+    """The training is gone, and somebody waits for the process now, on a machine that may be busy with other work. All its threads, as far as it lives."""
     with contextlib.suppress(OSError):
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
 def _training_is_gone(wait_s: float) -> bool:
