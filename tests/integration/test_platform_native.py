@@ -81,7 +81,7 @@ class Platform:
             history = {key: self.api(f"api/2.0/mlflow/metrics/get-history?run_id={run_id}&metric_key={key}")["metrics"] for key in keys if "/" not in key}
             files = self.api(f"api/2.0/mlflow/artifacts/list?run_id={run_id}")["files"]
             content = {f["path"]: self.api(f"get-artifact?path={f['path']}&run_uuid={run_id}") for f in files if not f["is_dir"]}
-            found[run_id] = (run["info"]["run_name"], run["info"]["status"], run["data"]["params"], history, content)
+            found[run_id] = (run["info"]["run_name"], run["info"]["status"], run["data"].get("params", []), history, content)
         return found
 
 

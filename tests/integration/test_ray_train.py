@@ -24,9 +24,8 @@ from tests.integration.test_notebooks import run as run_notebook
 from tests.integration.training_runs import SETTINGS, assert_same
 from tests.mlflow_server import MlflowServer
 
-from scanvit.training.mlflow_client import connect
-
 from scanvit.data.pack import Pack
+from scanvit.training.mlflow_client import connect
 
 pytestmark = [
     pytest.mark.integration,

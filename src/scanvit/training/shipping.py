@@ -54,6 +54,8 @@ class ShippingProcess:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+        # On a busy machine it may still stand in its first import, where it does not see that the training is gone.
+        _stop_yielding(process.pid)
         try:
             process.wait(self.settings.drain_timeout_s + 5.0)
         except subprocess.TimeoutExpired:
@@ -88,7 +90,7 @@ def main(run_dir: Path, *, once: bool = False) -> int:
             make_local_store(shipper.target)  # once for a folder of runs, and before giving way: behind a training on all cores it would never be done
         _yield_to_training()
         if training_is_gone.is_set():
-            _stop_yielding()
+            _stop_yielding(os.getpid())
     failures, deadline = 0, None
     while deadline is None or time.monotonic() < deadline:
         ended = deadline is not None  # before the last look at the events, not after
@@ -123,19 +125,19 @@ def _yield_to_training() -> None:
 
 
 def _watch(training_is_gone: threading.Event) -> None:
-    """The training's end closes the pipe, however it ends. Somebody waits for this process then, on a machine that may be busy with other work: what
-    it is in the middle of has to get on as well."""
+    """The training's end closes the pipe, however it ends. Somebody waits for this process then: what it is in the middle of has to get on as well."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     training_is_gone.set()
-    _stop_yielding()
+    _stop_yielding(os.getpid())
 
 
-def _stop_yielding() -> None:
-    if hasattr(os, "SCHED_IDLE"):
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+def _stop_yielding(pid: int) -> None:
+    """Nobody trains any longer, and somebody waits, on a machine that may be busy with other work. All threads, as far as they live."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+
 
 
 if __name__ == "__main__":
