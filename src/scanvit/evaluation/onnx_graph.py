@@ -32,6 +32,10 @@ class Tail(nn.Module):
     digits.
     """
 
+    temperature: Tensor
+    root: Tensor | None
+    means: Tensor
+
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         calibration = read_calibration(model.calibration)

@@ -16,7 +16,7 @@ from .. import __version__
 from ..core.errors import RequestError, ScanvitError
 from ..pages.page import environment
 from .answers import OPENAPI_VERSION, Gate, Model, Reading, Refusal, refused
-from .desk import ClientGone, Desk
+from .desk import Desk
 from .guards import Guard
 from .reader import MOST_FRAMES, read_image
 
@@ -160,8 +160,8 @@ def _add_refusals(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
-    @app.exception_handler(ClientGone)
-    async def gone(request: Request, error: ClientGone) -> Response:
+    @app.exception_handler(ConnectionResetError)
+    async def gone(request: Request, error: ConnectionResetError) -> Response:
         return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(MemoryError)

@@ -17,10 +17,6 @@ _DRAIN_S = 2.0
 T = TypeVar("T")
 
 
-class ClientGone(RuntimeError):  # noqa: N818
-    """Nobody waits for the answer any more."""
-
-
 class Desk:
     """``most``: requests that may be received, wait or be computed at once; each holds its file in memory."""
 
@@ -42,7 +38,7 @@ class Desk:
             self._present -= 1
 
     async def receive(self, request: Request) -> bytes:
-        """The body. Raises RequestError: 413 too large, 408 too slow, 400 empty; ClientGone where the client left."""
+        """The body. Raises RequestError: 413 too large, 408 too slow, 400 empty; ConnectionResetError where the client left."""
         too_large = RequestError(f"The file is larger than {self._most_bytes:,} bytes.", hint="Start the server with a larger --max-mb.", status=413)
         length = request.headers.get("content-length", "")
         parts: list[bytes] = []
@@ -54,7 +50,7 @@ class Desk:
                 while True:
                     message = await request.receive()
                     if message["type"] == "http.disconnect":
-                        raise ClientGone
+                        raise ConnectionResetError
                     total += len(message.get("body", b""))
                     if total > self._most_bytes:
                         raise too_large
@@ -71,16 +67,17 @@ class Desk:
         return b"".join(parts)
 
     async def compute(self, request: Request, work: Callable[[], T]) -> T:
-        """In the network's thread. Raises RequestError (504) past the time limit; ClientGone where the client left before."""
-        job = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        left = asyncio.ensure_future(_left(request))
+        """In the network's thread. Raises RequestError (504) past the time limit; ConnectionResetError where the client left before."""
+        job: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        left: asyncio.Future[Any] = asyncio.ensure_future(_left(request))
         try:
             done, _ = await asyncio.wait({job, left}, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if job in done:
-                return job.result()
+                result: T = job.result()
+                return result
             job.cancel()  # one that waits is not begun; one at work ends by itself, and keeps those behind it waiting
             if left in done:
-                raise ClientGone
+                raise ConnectionResetError
             hint = "Try a smaller image, or start the server with a larger --timeout."
             raise RequestError(f"No answer within {self._timeout_s:g} s.", hint=hint, status=504)
         finally:
