@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..core.errors import SourcesError
-from .archive_base import Archive
-from .dicom import dicom_texts
+from .archives.base import Archive
+from .dicom.frames import dicom_texts
 
 if TYPE_CHECKING:
     from .selection import Candidate

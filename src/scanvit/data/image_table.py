@@ -88,7 +88,7 @@ class ImageTableBuilder:
         self._rows: list[tuple[int, ...]] = []
 
     def append(self, source: int, candidate: Candidate, row: dict[str, Any], *, batch: int, attributes: Mapping[str, str] = MappingProxyType({})) -> None:
-        """``row``: what the decoder says of the image (decoding.read_rows). ``attributes``: {name: value}, those that it has.
+        """``row``: what the decoder says of the image (batches.read_rows). ``attributes``: {name: value}, those that it has.
 
         Raises SourcesError for an attribute of too many different values.
         """
