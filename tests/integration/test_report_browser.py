@@ -1,4 +1,4 @@
-"""The pages in a real browser: nothing in the console, nothing past the edge, and hostile names do nothing."""
+"""The pages in a real browser: nothing in the console, nothing past the edge, hostile names do nothing, tables and figures answer to the keyboard."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.browser import Browser
 
 from scanvit.core.contract import PixelContract
 from scanvit.data.manifest import write_manifest
@@ -95,7 +98,8 @@ def test_the_console_stays_empty_and_hostile_names_do_nothing(pages: dict[str, P
     document, console = browse(pages[name], tmp_path / "profile")
     assert console == []
     assert "data-owned" not in document
-    assert not re.search(r"<script|<img src=\"x\"|<svg onload", document)
+    assert not re.search(r"<img src=\"x\"|<svg onload", document)
+    assert document.count("<script") == 1  # ours
     if name != "comparison":
         assert f"&lt;script&gt;{OWNED}&lt;/script&gt;" in document
 
@@ -113,7 +117,7 @@ def test_the_check_above_would_see_a_script_run(pages: dict[str, Path], tmp_path
 
 @pytest.mark.parametrize("name", ["report", "comparison", "audit"])
 def test_nothing_stands_past_the_edge_at_any_width(pages: dict[str, Path], name: str, tmp_path: Path) -> None:
-    # A copy without the policy, that tells the frame's owner how wide it is: the page itself runs no script.
+    # A copy without the policy, that tells the frame's owner how wide it is: the policy lets no script in but the page's own.
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", pages[name].read_text(encoding="utf-8"))
     measure = "<script>parent.postMessage([innerWidth, document.documentElement.scrollWidth, document.documentElement.scrollHeight], '*')</script>"
     (tmp_path / "copy.html").write_text(text.replace("</body>", f"{measure}</body>"), encoding="utf-8")
@@ -127,3 +131,80 @@ def test_nothing_stands_past_the_edge_at_any_width(pages: dict[str, Path], name:
     for width, (content, height) in measured.items():
         assert content <= width
         assert height > 900
+
+
+@pytest.fixture(scope="module")
+def report(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    try:
+        browser.resize(1280)
+        browser.open(pages["report"].as_uri())
+        yield browser
+    finally:
+        browser.close()
+
+
+def test_a_table_is_sorted_by_keyboard_and_says_so(report: Browser) -> None:
+    heading = "document.querySelector('#table th:nth-child(3)')"
+    column = "[...document.querySelectorAll('#table tbody tr')].map(row => parseFloat(row.cells[2].firstChild.textContent))"
+    before = report.evaluate(column)
+    assert report.evaluate(f"{heading}.hasAttribute('aria-sort')") is False
+    report.evaluate(f"{heading}.querySelector('button').focus()")
+    report.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    report.send("Input.dispatchKeyEvent", type="keyUp", key="Enter", code="Enter", windowsVirtualKeyCode=13)
+    assert report.evaluate(f"{heading}.getAttribute('aria-sort')") == "descending"
+    assert report.evaluate(column) == sorted(before, reverse=True)
+    report.evaluate("document.activeElement.click()")  # the focus has stayed on the heading
+    assert report.evaluate(f"{heading}.getAttribute('aria-sort')") == "ascending"
+    assert report.evaluate(column) == sorted(before)
+    names = "[...document.querySelectorAll('#table tbody th')].map(cell => cell.textContent)"
+    report.evaluate("document.querySelector('#table th button').click()")
+    assert report.evaluate(names) == sorted(report.evaluate(names), key=str.casefold) or set(report.evaluate(names)) == set(CLASS_NAMES)
+    assert report.evaluate("document.querySelectorAll('#table [aria-sort]').length") == 1
+
+
+@pytest.mark.parametrize("figure", ["#roc svg[role=img]", "#selective svg[role=img]", "table.confusion"])
+def test_a_figure_answers_to_the_keyboard(report: Browser, figure: str) -> None:
+    tip = "(tip => tip.hidden ? '' : tip.textContent)(document.querySelector('[role=status]'))"
+    report.evaluate(f"document.querySelector({json.dumps(figure)}).focus()")
+    report.press("ArrowRight", 39)
+    first = report.evaluate(tip)
+    assert re.search(r"\d", first)
+    report.press("ArrowRight", 39)
+    assert report.evaluate(tip) not in ("", first)
+    report.press("ArrowLeft", 37)
+    assert report.evaluate(tip) == first
+    report.press("Escape", 27)
+    assert report.evaluate(tip) == ""
+
+
+def test_a_figure_answers_to_the_pointer(report: Browser) -> None:
+    mark = "document.querySelector('#calibration circle.bin')"
+    report.evaluate(f"{mark}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    report.wait("true")
+    x, y = report.evaluate(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({mark}.getBoundingClientRect())")
+    report.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert "sure on average" in report.evaluate("document.querySelector('[role=status]').textContent")
+    report.send("Input.dispatchMouseEvent", type="mouseMoved", x=3, y=3)
+    assert report.evaluate("document.querySelector('[role=status]').hidden") is True
+
+
+def test_hostile_names_stay_text_in_tooltips(report: Browser) -> None:
+    report.evaluate("document.querySelector('table.confusion').focus()")
+    report.press("ArrowRight", 39)
+    report.press("ArrowDown", 40)
+    assert report.evaluate("document.querySelector('[role=status]').children.length") == 0
+    assert report.evaluate("document.documentElement.dataset.owned ?? ''") == ""
+    assert report.console == []
+
+
+def test_every_control_can_be_reached_and_named(report: Browser) -> None:
+    """What a screen reader says: no focusable element without a name, no heading level left out."""
+    nameless = """[...document.querySelectorAll('button, a[href], [tabindex="0"]')]
+        .filter(e => !(e.textContent.trim() || e.getAttribute('aria-label') || document.getElementById(e.getAttribute('aria-labelledby'))))
+        .map(e => e.outerHTML.slice(0, 90))"""
+    assert report.evaluate(nameless) == []
+    levels = report.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    assert report.evaluate("[...document.querySelectorAll('table')].filter(t => !t.caption).length") == 0

@@ -73,6 +73,7 @@ def _shares(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="With --predictions: the folder to write.  [default: TABLE without its ending]")
 @click.option("--by", multiple=True, metavar="COLUMN", help="Subgroups by a column of the pack: source, format, width, height, or one it was told to keep.")
 @click.option("--prevalence", multiple=True, metavar="CLASS=SHARE", callback=_shares, help="PPV and NPV where this share has the class, e.g. 0.02.")
+@click.option("--readings", type=click.Path(path_type=Path), help="First readings (.csv: image_id, reading), to judge it as their second reader.")
 @click.option("--originals", type=click.Path(path_type=Path), help="Folder of the sources: the report shows its images at their own resolution.")
 @click.option("--processes", type=click.IntRange(1), help="How many share the work.  [default: one for every GPU, else one]")
 @click.option("--draws", type=click.IntRange(0), default=2000, show_default=True, help="Resamples of the patients for the intervals.")
@@ -88,6 +89,7 @@ def evaluate(
     out: Path | None,
     by: tuple[str, ...],
     prevalence: dict[str, float],
+    readings: Path | None,
     originals: Path | None,
     processes: int | None,
     draws: int,
@@ -100,10 +102,10 @@ def evaluate(
     """
     from ..evaluation.scoring import Detail
 
-    detail = Detail(prevalence=prevalence, by=by or None)
+    detail = Detail(prevalence=prevalence, by=by or None, readings=readings)
     if predictions is not None:
-        if run is not None or mapping or own_pack or processes:
-            raise click.UsageError("--predictions judges a table: leave out RUN, --map, --own-pack and --processes.")
+        if run is not None or mapping or own_pack or processes or readings:
+            raise click.UsageError("--predictions judges a table: leave out RUN, --map, --own-pack, --readings and --processes.")
         _evaluate_table(predictions, pack, out, split=split or "test", detail=detail, draws=draws, seed=seed)
         return
     if run is None:

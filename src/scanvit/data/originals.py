@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ScanvitError
-from .archives import open_archive
+from .archives.open import open_archive
 from .decode import decode_frames
 from .hashing import sha256_bytes
 from .pack import Pack

@@ -34,17 +34,17 @@ _MOST_IMAGES = 5_000
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Calibration:
-    images: int
-    """Of val, on which all of it was fitted."""
     temperature: float
     """What logits are divided by. 1 where val has no image."""
     thresholds: tuple[Threshold, ...]
     """See ``operating_points``; of the classes that val holds."""
-    confidences: tuple[float, ...]
-    """The lowest one still answered, for each of ``selective.COVERAGES``."""
     conformal: Conformal
     outliers: OutlierDetector | None
     """None where train or val has too few images to tell."""
+    images: int = 0
+    """Of val, on which all of it was fitted."""
+    confidences: tuple[float, ...] = ()
+    """The lowest one still answered, for each of ``selective.COVERAGES``. Empty in records of an earlier version."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -60,13 +60,13 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Of a record that ``is_current``."""
+        """Of a record of this version or an earlier one, which holds less (``is_current``)."""
         thresholds = tuple(Threshold(**threshold) for threshold in values["thresholds"])
         return cls(
-            images=int(values["images"]),
+            images=int(values.get("images", 0)),
             temperature=float(values["temperature"]),
             thresholds=thresholds,
-            confidences=tuple(values["confidences"]),
+            confidences=tuple(values.get("confidences", ())),
             conformal=Conformal(coverage=values["conformal"]["coverage"], thresholds=tuple(values["conformal"]["thresholds"])),
             outliers=OutlierDetector.from_dict(values["outliers"]) if values["outliers"] else None,
         )

@@ -18,6 +18,7 @@ from .estimates import Estimator
 from .inference import default_processes
 from .masking import judge_masked
 from .predictions import Predictions, predict_split
+from .readings import read_readings
 from .report import read_environment, render_report
 from .report.gallery import MOST_PX
 from .saliency import Case, explain_cases
@@ -73,10 +74,11 @@ def evaluate(
         model = load_model(run_dir)
     told = progress or (lambda *_: None)
     predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=partial(told, "Judging"))
-    about = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split, "audit": model.audit}
-    about |= {"cost": training_cost(run_dir, model)}
+    about: dict[str, Any] = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split}
+    about |= {"audit": model.audit, "cost": training_cost(run_dir, model)}
     scores = score_on_pack(predictions, opened, about=about, detail=detail or Detail(), draws=draws, seed=seed)
-    trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told)
+    readings = detail.readings if detail else None
+    trust, cases = judge_trust(model, opened.images(split), predictions, draws=draws, seed=seed, progress=told, readings=readings)
     scores = replace(scores, trust=trust)
     found = find_originals(opened, split, [case.row for case in cases], originals, most_px=MOST_PX) if originals else {}
     rendered = render_report(scores, predictions, pack=opened, run_dir=run_dir, experiment=model.experiment, cases=cases, originals=found)
@@ -93,16 +95,27 @@ COSTS = ("train_time_s", "images_per_s", "epochs", "parameters", "device", "ener
 
 
 def judge_trust(
-    model: Classifier, images: npt.NDArray[np.uint8], predictions: Predictions, *, draws: int, seed: int, progress: Progress
+    model: Classifier,
+    images: npt.NDArray[np.uint8],
+    predictions: Predictions,
+    *,
+    draws: int,
+    seed: int,
+    progress: Progress,
+    readings: Path | None = None,
 ) -> tuple[Trust, list[Case]]:
-    """What the answers can be trusted with, and the images that the report shows, explained. ``images``: of the predictions, in their order."""
+    """What the answers can be trusted with, and the images that the report shows, explained. ``images``: of the predictions, in their order.
+
+    ``readings``: a file of first readings by people. Raises DataError where it cannot be used.
+    """
+    read = read_readings(readings, predictions) if readings else None
     calibration, estimator = Calibration.from_dict(model.calibration), Estimator(predictions.patient_ids, draws=draws, seed=seed)
     masking = judge_masked(model, images, predictions, draws=draws, seed=seed, progress=partial(progress, "Covering"))
     cases, saliency = explain_cases(model, images, predictions, progress=partial(progress, "Explaining"))
     trust = Trust(
         calibrated=judge_calibration(predictions, calibration, estimator),
         operating_points=judge_points(predictions, calibration, estimator),
-        selective=judge_selective(predictions, calibration, estimator),
+        selective=judge_selective(predictions, calibration, estimator, read),
         sets=judge_sets(predictions, calibration, estimator),
         outliers=judge_outliers(predictions, estimator),
         masking=masking,

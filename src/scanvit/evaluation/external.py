@@ -234,7 +234,8 @@ def evaluate_external(
     shift = measure_shift(own, predictions, draws=draws, seed=seed) if own else None
     trust, cases = None, list[Case]()
     if is_current(model.calibration):
-        trust, cases = judge_trust(model, judged_images(pack, predictions.image_ids), predictions, draws=draws, seed=seed, progress=told)
+        images, readings = judged_images(pack, predictions.image_ids), detail.readings if detail else None
+        trust, cases = judge_trust(model, images, predictions, draws=draws, seed=seed, progress=told, readings=readings)
     else:
         notes.append("What its answers can be trusted with is not told: it was never calibrated, and its pack was not found.")
     scores = replace(scores, notes=notes, shift=shift, trust=trust)

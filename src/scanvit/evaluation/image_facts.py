@@ -56,7 +56,8 @@ def judged_originals(pack: Pack, image_ids: Sequence[str], chosen: Sequence[int]
     from ..data.sources import SPLITS
     from .report.gallery import MOST_PX
 
-    rows, found = manifest_rows(pack, image_ids), {}
+    rows = manifest_rows(pack, image_ids)
+    found: dict[int, npt.NDArray[np.uint8]] = {}
     for split in SPLITS:
         start = pack.start(split)
         places = {int(rows[place]) - start: place for place in chosen if start <= rows[place] < start + pack.size(split)}

@@ -31,9 +31,9 @@ class Threshold:
     target: float
     threshold: float
     """The class is called from this calibrated probability on."""
-    sensitivity: float
-    """On the images it was chosen on."""
-    specificity: float
+    sensitivity: float | None = None
+    """On the images it was chosen on. None in records of an earlier version."""
+    specificity: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

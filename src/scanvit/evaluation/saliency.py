@@ -129,7 +129,7 @@ def _with_random_weights(model: Classifier) -> Classifier:
     other: Any = copy(model)
     other._modules = dict(model._modules)
     other.network = network.eval()
-    return other  # type: ignore[no-any-return]
+    return other
 
 
 def _rank_correlation(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class Detail:
     """{class: its share where the model is to be used}, for predictive values there."""
     by: Sequence[str] | None = None
     """Axes of subgroups (``subgroups.known_axes``). None: those that the pack offers by itself."""
+    readings: Path | None = None
+    """First readings by people (``readings``), for the second-reader table. None: readers are assumed."""
 
 
 def score_on_pack(predictions: Predictions, pack: Pack, *, about: dict[str, Any], detail: Detail, draws: int, seed: int) -> Scores:

@@ -18,6 +18,7 @@ from .metrics import CALIBRATION_BINS, Array, CalibrationError
 from .operating_points import OperatingPoint, operating_points
 from .outliers import ALARMS
 from .predictions import Predictions
+from .readings import Readings
 from .saliency import Saliency
 from .selective import Covered, SecondReader, area_under_risk, covered, risk_coverage, second_reader_table
 
@@ -57,6 +58,8 @@ class Selective:
     """Mean error rate over all coverages (Geifman et al. 2019)."""
     covered: list[Covered]
     second_reader: list[SecondReader]
+    readings: int | None = None
+    """Images that a person had read. None: first readers are assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +110,15 @@ def judge_calibration(predictions: Predictions, calibration: Calibration, estima
     )
 
 
-def judge_selective(predictions: Predictions, calibration: Calibration, estimator: Estimator) -> Selective:
+def judge_selective(predictions: Predictions, calibration: Calibration, estimator: Estimator, readings: Readings | None = None) -> Selective:
     wrong = predictions.predicted != predictions.targets
     return Selective(
         aurc=area_under_risk(*risk_coverage(predictions.probs.max(axis=1), wrong)),
         covered=covered(calibration.confidences, predictions, estimator),
-        second_reader=second_reader_table(predictions, calibration.confidences),
+        second_reader=second_reader_table(predictions.take(readings.rows), calibration.confidences, readings.classes)
+        if readings
+        else second_reader_table(predictions, calibration.confidences),
+        readings=len(readings.rows) if readings else None,
     )
 
 

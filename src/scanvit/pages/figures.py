@@ -213,22 +213,25 @@ def histogram(
         padded[: min(len(values), len(padded))] = values[: len(padded)]
         shares[name] = padded.reshape(bins, bin_width).sum(axis=1) / values.sum()
     y_ticks = nice_ticks(0.0, max(float(share.max()) for share in shares.values()), 4)
-    frame = _Frame(x_range=(0.0, bins * width), y_range=(0.0, y_ticks[-1]), right=16, width=560, height=230)
+    # A bar for one number stands over it, a bar for a span begins where the span does.
+    shift = 0.5 if unit is None and bin_width == 1 else 0.0
+    frame = _Frame(x_range=(-shift, bins * width - shift), y_range=(0.0, y_ticks[-1]), right=16, width=560, height=230)
     bars = []
     for number, (name, share) in enumerate(shares.items()):
         boxes = []
         for position in np.flatnonzero(share):
-            (x, y), (right, base) = frame.place((position * width, share[position])), frame.place(((position + 1) * width, 0.0))
+            left = position * width - shift
+            (x, y), (right, base) = frame.place((left, share[position])), frame.place((left + width, 0.0))
             until = f"{(position + 1) * width:g}" if unit else position * bin_width + bin_width - 1
             span = f"{position}" if width == 1 else f"{position * width:g} to {until}"
             tip = f"{name}, {span}: {100 * share[position]:.1f} %"
             boxes.append((float(x), float(y), round(float(right - x) - 0.6, 1), round(float(max(base - y, 1.0)), 1), tip))
         bars.append(Bars(name=name, boxes=boxes, style=number % 8))
-    end = bins * width
+    end = bins * width - shift
     return frame.chart(
         title=title,
         x_label=x_label,
-        x_ticks=[x for x in nice_ticks(0.0, end, 8) if x <= end],
+        x_ticks=[x for x in nice_ticks(0.0, end, 8) if x <= end and (unit or x.is_integer())],
         y_ticks={y: f"{100 * y:g}" for y in y_ticks},
         marker=marker,
         bars=bars,

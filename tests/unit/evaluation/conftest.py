@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from scanvit.core.config import DataConfig, Experiment, ModelConfig, TrainerConfig
+from scanvit.core.config import DataConfig, Experiment, ModelConfig, TrackingConfig, TrainerConfig
 from scanvit.core.contract import PixelContract
 from scanvit.core.events import EventLog
 from scanvit.core.loading import experiment_to_dict, experiment_to_yaml
@@ -95,7 +95,8 @@ def make_run(tmp_path: Path) -> Callable[..., JudgedRun]:
         if not pack.is_dir():
             build_pack(pack, class_names, seed=pack_seed, source=source, gates=gates)
         fingerprint = json.loads((pack / "dataset.json").read_text())["fingerprint"]
-        experiment = Experiment(name="small", model=MODEL, data=DataConfig(pack=str(pack), fingerprint=fingerprint), trainer=TrainerConfig(max_epochs=2))
+        data, tracking = DataConfig(pack=str(pack), fingerprint=fingerprint), TrackingConfig(mlflow=False)
+        experiment = Experiment(name="small", model=MODEL, data=data, trainer=TrainerConfig(max_epochs=2), tracking=tracking)
         settings = experiment_to_dict(experiment)
         settings["optimizer"]["lr"] = lr
         run_dir = tmp_path / "runs" / name

@@ -8,7 +8,7 @@ import torch
 
 from scanvit.core.errors import CheckpointError
 from scanvit.data.pack import Pack
-from scanvit.evaluation.calibrate import Calibration, calibrate, calibrate_checkpoint
+from scanvit.evaluation.calibrate import Calibration, calibrate, calibrate_checkpoint, is_current
 from scanvit.evaluation.predictions import predict_split
 from scanvit.model.checkpoint import load_model, set_calibration
 
@@ -51,3 +51,12 @@ def test_only_plain_data_is_kept(make_run: Callable) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="calibration"):
         load_model(path)
+
+
+def test_a_record_of_an_earlier_version_can_be_used_but_is_not_current() -> None:
+    threshold = {"class_name": "a", "rule": "sensitivity", "target": 0.95, "threshold": 0.3}
+    record = {"temperature": 2.0, "thresholds": [threshold], "conformal": {"coverage": 0.9, "thresholds": [0.1]}, "outliers": None}
+    assert not is_current(record)
+    found = Calibration.from_dict(record)
+    assert (found.temperature, found.thresholds[0].threshold, found.thresholds[0].sensitivity, found.confidences) == (2.0, 0.3, None, ())
+    assert is_current(found.to_dict())

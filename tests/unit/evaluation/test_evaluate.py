@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from scanvit.core.errors import PackMismatchError, PackMissingError, RunMissingE
 from scanvit.evaluation.evaluate import evaluate
 from scanvit.evaluation.predictions import Predictions
 from scanvit.evaluation.scores import Scores
+from scanvit.model.checkpoint import load_model, set_calibration
 
 HOSTILE = "<script>alert(1)</script>"
+SCRIPT = files("scanvit.pages").joinpath("templates/page.js").read_text(encoding="utf-8")
 VOID = {"meta", "link", "img", "br", "col"}
 FAILED = {"gate": "G4", "title": "Class and source", "verdict": "acknowledged", "figure": 1.0, "detail": "One source a class.", "reason": "known"}
 PASSED = {"gate": "G1", "title": "Patients", "verdict": "pass", "figure": 0, "detail": "None in two splits.", "reason": None}
@@ -32,6 +35,7 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.addresses: list[str] = []
         self.words: list[str] = []
+        self.scripts: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open, self.open
@@ -58,7 +62,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        (self.scripts if self.open and self.open[-1] == "script" else self.words).append(data)
 
 
 def page(run_dir: Path, name: str = "report.html") -> Page:
@@ -85,7 +89,7 @@ def test_everything_is_written_and_says_the_same(make_run: Callable) -> None:
 
 def test_the_same_run_gives_the_same_files(make_run: Callable) -> None:
     run = make_run()
-    names = ("scores-test.json", "report.html", "predictions-test.parquet")
+    names = ("scores-test.json", "report.html", "predictions-test.parquet", "model-card.md", "data-card.md")
     evaluate(run.run_dir, draws=50)
     first = {name: (run.run_dir / name).read_bytes() for name in names}
     evaluate(run.run_dir, draws=50)
@@ -98,11 +102,11 @@ def test_the_report_is_whole_and_closed_to_the_network(make_run: Callable) -> No
     report = page(run.run_dir)
     assert len(report.ids) == len(set(report.ids))
     assert set(report.references) <= set(report.ids)
-    assert "script" not in report.tags
+    assert report.scripts == [SCRIPT]  # ours, whole, and nothing else
     assert all(address.startswith(("#", "data:")) for address in report.addresses)
     text = (run.run_dir / "report.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in text
-    assert not re.search(r"url\(|@import|https?://", text)
+    assert not re.search(r"url\((?!data:image/(png|jpeg);base64,)|@import|https?://", text)
     words = " ".join(report.words)
     assert "One source a class." in words
     assert "Acknowledged: known" in words
@@ -117,7 +121,7 @@ def test_hostile_names_are_shown_and_do_nothing(make_run: Callable) -> None:
     run = make_run(class_names=names, source=HOSTILE, gates=[gate])
     evaluate(run.run_dir, draws=20)
     report = page(run.run_dir)
-    assert "script" not in report.tags
+    assert report.scripts == [SCRIPT]
     assert "x" not in report.addresses
     words = "".join(report.words)
     assert HOSTILE in words
@@ -165,6 +169,15 @@ def test_another_pack_is_refused_and_nothing_written(make_run: Callable) -> None
     with pytest.raises(PackMismatchError, match=other.fingerprint[:12]):
         evaluate(run.run_dir, pack=other.pack)
     assert sorted(run.run_dir.iterdir()) == before
+
+
+def test_what_an_earlier_version_fitted_is_fitted_again(make_run: Callable) -> None:
+    run = make_run()
+    set_calibration(run.run_dir / "checkpoint.pth", {"temperature": 7.0, "thresholds": [], "conformal": {"coverage": 0.9, "thresholds": []}, "outliers": None})
+    scores = evaluate(run.run_dir, draws=0)
+    assert scores.trust is not None
+    assert scores.trust.calibrated.temperature != 7.0
+    assert load_model(run.run_dir).temperature == scores.trust.calibrated.temperature
 
 
 def test_a_moved_pack_is_asked_for_and_taken(make_run: Callable, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scanvit.evaluation.operating_points import choose_threshold, operating_points
+from scanvit.evaluation.estimates import Estimator
+from scanvit.evaluation.operating_points import choose_threshold, choose_thresholds, operating_points
 from scanvit.evaluation.predictions import Predictions
 
 
@@ -53,14 +54,25 @@ def test_one_kind_of_image_has_no_threshold(kind: bool) -> None:
 
 def test_chosen_on_val_and_judged_on_test(make_predictions: Callable[..., Predictions]) -> None:
     val, test = make_predictions([0, 1] * 100, seed=1), make_predictions([0, 1, 2] * 100, seed=2)
-    points = operating_points(val, test, draws=100, seed=0)
-    assert [(p.class_name, p.rule) for p in points] == [(f"class-{k}", rule) for k in (0, 1) for rule in ("sensitivity", "specificity")]
+    chosen = list(choose_thresholds(val.probs, val.targets, val.class_names))
+    points = operating_points(chosen, test, Estimator(test.patient_ids, draws=100, seed=0))
+    assert [(p.chosen.class_name, p.chosen.rule) for p in points] == [(f"class-{k}", rule) for k in (0, 1) for rule in ("sensitivity", "specificity")]
     for point in points:
-        k = int(point.class_name[-1])
-        assert point.chosen[point.rule] >= point.target - 1e-9
-        called, positive = test.probs[:, k] >= point.threshold, test.targets == k
+        k = int(point.chosen.class_name[-1])
+        on_val, positive_on_val = val.probs[:, k] >= point.chosen.threshold, val.targets == k
+        assert point.chosen.sensitivity == pytest.approx(on_val[positive_on_val].mean())
+        assert point.chosen.specificity == pytest.approx((~on_val[~positive_on_val]).mean())
+        assert getattr(point.chosen, point.chosen.rule) >= point.chosen.target - 1e-9
+        called, positive = test.probs[:, k] >= point.chosen.threshold, test.targets == k
         assert point.judged["sensitivity"].value == pytest.approx(called[positive].mean())
         assert point.judged["specificity"].value == pytest.approx((~called[~positive]).mean())
         assert point.judged["ppv"].value == pytest.approx(positive[called].mean())
         assert point.judged["npv"].value == pytest.approx((~positive[~called]).mean())
         assert all(e.low is not None and e.high is not None and e.value is not None and e.low <= e.value <= e.high for e in point.judged.values())
+
+
+def test_a_threshold_of_a_class_that_the_table_does_not_know_is_left_out(make_predictions: Callable[..., Predictions]) -> None:
+    val, test = make_predictions([0, 1, 2] * 20, seed=1), make_predictions([0, 1] * 20, classes=2, seed=2)
+    points = operating_points(list(choose_thresholds(val.probs, val.targets, val.class_names)), test, Estimator(test.patient_ids, draws=20, seed=0))
+    assert {point.chosen.class_name for point in points} == {"class-0", "class-1"}
+    assert operating_points([], test, Estimator(test.patient_ids, draws=20, seed=0)) == []

@@ -93,6 +93,17 @@ def test_the_file_is_strict_json_and_reads_back(make_predictions: Callable[..., 
     assert Scores.load(tmp_path) == scores
 
 
+def test_a_file_of_the_format_before_is_read_without_what_it_does_not_hold(make_predictions: Callable[..., Predictions], tmp_path: Path) -> None:
+    scores = scored(make_predictions([0, 1] * 20))
+    scores.save(tmp_path)
+    path = scores_path(tmp_path, "test")
+    values = json.loads(path.read_text()) | {"format": 2}
+    del values["trust"]
+    path.write_text(json.dumps(values))
+    assert Scores.load(tmp_path) == scores
+    assert scores.trust is None
+
+
 def test_a_run_that_was_not_scored_says_how_to(tmp_path: Path) -> None:
     with pytest.raises(RunMissingError) as error:
         Scores.load(tmp_path, "val")

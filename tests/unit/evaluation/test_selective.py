@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scanvit.evaluation.estimates import Estimator
 from scanvit.evaluation.predictions import Predictions
-from scanvit.evaluation.selective import area_under_risk, assumed_second_reader, covered, risk_coverage, second_reader, second_reader_table
+from scanvit.evaluation.selective import (
+    area_under_risk,
+    assumed_second_reader,
+    confidences_for,
+    covered,
+    risk_coverage,
+    second_reader,
+    second_reader_table,
+)
 
 
 def test_risk_and_coverage_by_hand() -> None:
@@ -30,7 +39,7 @@ def test_all_answered_is_the_plain_error(images: list[tuple[int, bool]]) -> None
 
 def test_where_it_is_surest_it_errs_least(make_predictions: Callable[..., Predictions]) -> None:
     val, test = make_predictions([0, 1, 2] * 200, seed=1), make_predictions([0, 1, 2] * 200, seed=2)
-    rows = covered(val, test, draws=100, seed=0)
+    rows = covered(confidences_for(val.probs), test, Estimator(test.patient_ids, draws=100, seed=0))
     errors = [row.error.value for row in rows]
     assert errors == sorted(errors, reverse=True)  # type: ignore[type-var]
     assert errors[0] == pytest.approx((test.predicted != test.targets).mean())
@@ -39,6 +48,10 @@ def test_where_it_is_surest_it_errs_least(make_predictions: Callable[..., Predic
         assert row.error.low is not None
         assert row.error.high is not None
         assert row.error.low <= row.error.value <= row.error.high  # type: ignore[operator]
+
+
+def test_without_validation_images_everything_is_answered() -> None:
+    assert set(confidences_for(np.zeros((0, 3), np.float32))) == {0.0}
 
 
 def test_a_real_first_reader_by_hand(make_predictions: Callable[..., Predictions]) -> None:

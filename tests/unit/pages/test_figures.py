@@ -129,5 +129,22 @@ def test_the_bars_of_each_series_sum_to_its_whole() -> None:
     assert few[0] + few[2] < chart.marker[0] < many[0]
 
 
+def test_a_bar_for_one_number_stands_over_it() -> None:
+    chart = histogram({"images": [1, 3]}, title="t", x_label="x")
+    assert chart is not None
+    assert [label for _, label in chart.x_ticks] == ["0", "1"]
+    for (tick, label), (x, _, width, _, tip) in zip(chart.x_ticks, chart.bars[0].boxes, strict=True):
+        assert x + width / 2 == pytest.approx(tick, abs=1)
+        assert tip.startswith(f"images, {label}: ")
+
+
+def test_a_histogram_of_a_measure_is_in_its_unit() -> None:
+    chart = histogram({"images": [0, 1, 1]}, title="t", x_label="x", unit=0.25, marker=(1.0, "limit"))
+    assert chart is not None
+    assert [tip for *_, tip in chart.bars[0].boxes] == ["images, 0.25 to 0.5: 50.0 %", "images, 0.5 to 0.75: 50.0 %"]
+    assert chart.marker is not None
+    assert chart.marker[0] <= chart.width - chart.right
+
+
 def test_nothing_counted_is_no_histogram() -> None:
     assert histogram({"none": [0, 0]}, title="t", x_label="x", bin_width=4) is None

@@ -94,7 +94,7 @@ def render_report(
     context |= trust_figures(scores, predictions)
     answers = answers_of(scores, gates=gates, settings=dict(pack.settings), environment=environment, sections=_sections(scores))
     # Of predictions from elsewhere nobody knows the network, and of external data the pack is not the one that was trained on.
-    unknown = () if scores.checkpoint else _OF_A_RUN
+    unknown: tuple[str, ...] = () if scores.checkpoint else _OF_A_RUN
     unknown += _OF_ITS_PACK if scores.shift else ()
     answers = {name: answer for name, answer in answers.items() if name not in unknown}
     context["checklists"] = checklists(answers)

@@ -6,7 +6,7 @@ tip.className = "tip";
 tip.setAttribute("role", "status");
 tip.hidden = true;
 document.body.append(tip);
-let active = null;
+let active = null, byPointer = false;
 
 function show(mark, x, y) {
   if (active !== mark) {
@@ -16,6 +16,7 @@ function show(mark, x, y) {
     tip.textContent = mark.dataset.tip;
     tip.hidden = false;
   }
+  byPointer = x !== undefined;
   const box = mark.getBoundingClientRect();
   const left = (x ?? box.left + box.width / 2) - tip.offsetWidth / 2;
   const above = (y ?? box.top) - tip.offsetHeight - 12;
@@ -68,7 +69,7 @@ addEventListener("pointermove", (event) => {
 addEventListener("pointerdown", (event) => { if (!event.target.closest?.("[data-tip]")) hide(); });
 addEventListener("focusin", (event) => { if (event.target.dataset?.tip && event.target.matches(":focus-visible")) show(event.target); });
 addEventListener("focusout", hide);
-addEventListener("scroll", hide, { passive: true });
+addEventListener("scroll", () => { if (active) byPointer ? hide() : show(active); }, { passive: true });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") return hide();
   const state = figures.get(event.target);
