@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scanvit.core.contract import PixelContract
+from scanvit.core.errors import SourcesError
+from scanvit.data.attributes import MOST_VALUES, age_band, clean, code_of, dicom_attributes
+from scanvit.data.file_rows import Asked, rows_of_file
+from scanvit.data.pack import Pack
+from scanvit.data.prepare import prepare
+from scanvit.data.sources import sources_from_dict
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        ("63", "60-69"),
+        ("063Y", "60-69"),
+        ("89", "80-89"),
+        ("90", "90+"),
+        ("104Y", "90+"),
+        ("011M", "0-9"),
+        ("760M", "60-69"),
+        ("", ""),
+        ("old", ""),
+        ("999", ""),
+    ],
+)
+def test_ages_are_kept_in_bands_and_the_oldest_together(age: str, band: str) -> None:
+    assert age_band(age) == band
+
+
+def test_what_tells_people_apart_is_refused() -> None:
+    with pytest.raises(SourcesError, match="a date"):
+        clean("seen", "2021-03-04")
+    codes = {f"person {number}": number for number in range(MOST_VALUES + 1)}
+    with pytest.raises(SourcesError, match="more than"):
+        code_of("name", codes, "one more")
+
+
+def test_nothing_else_of_a_dicom_file_is_kept(make_dicom: Callable[..., bytes]) -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    private = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19500101", "InstitutionName": "General"}
+    data = make_dicom(pixels, PatientSex="F", PatientAge="094Y", ViewPosition="PA", ManufacturerModelName="DX 1", **private)
+    (row,), _ = rows_of_file("x.dcm", data, PixelContract(image_size_px=8), asked=Asked(tags=("sex", "age_band", "view", "scanner")))
+    assert row["attributes"] == {"sex": "F", "age_band": "90+", "view": "PA", "scanner": "DX 1"}
+    assert not any(value in str(row) for value in ("Doe", "4711", "1950", "General", "094"))
+    assert dicom_attributes(data, ["PatientName"]) == {}
+    assert dicom_attributes(make_dicom(pixels, PatientSex="Jane", ViewPosition="see Dr. Doe"), ["sex", "view"]) == {}
+
+
+def test_columns_of_a_table_beside_the_source_reach_the_manifest(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(12):
+            Image.fromarray(random.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / "images" / name / f"p{number}-{name}.png")
+    lines = [f"p{number},{'female' if number % 2 else 'M'},{number * 9},Mr. {number}" for number in range(11)]
+    (tmp_path / "people.csv").write_text("who,Gender,Age,Name\n" + "\n".join(lines))
+    source = {"name": "clinic", "path": "images", "patient": "(?P<patient>p[0-9]+)"}
+    source["metadata"] = {"file": "people.csv", "patient": "who", "columns": {"sex": "Gender", "age_band": "Age"}}  # type: ignore[assignment]
+    prepare(sources_from_dict({"sources": [source], "image_size_px": 8}), tmp_path / "pack", root=tmp_path, workers=1)
+    pack = Pack.open(tmp_path / "pack")
+    assert pack.attributes == ("age_band", "sex")
+    rows = {row["patient_id"]: (row["sex"], row["age_band"]) for row in pack.manifest.to_pylist()}
+    assert rows["clinic:p3"] == ("F", "20-29")
+    assert rows["clinic:p10"] == ("M", "90+")
+    assert rows["clinic:p11"] == ("", "")
+    assert "Mr." not in str(pack.manifest.to_pylist())
