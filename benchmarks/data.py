@@ -32,10 +32,13 @@ from rich.table import Table
 
 from scanvit import __version__
 from scanvit.core.contract import PixelContract
-from scanvit.data import phantom_chest, phantom_oct
 from scanvit.data.decode import decode_image
 from scanvit.data.loader import Position, TrainLoader, as_tensor
 from scanvit.data.pack import Pack
+from scanvit.data.phantoms.chest import FINDINGS as CHEST_FINDINGS
+from scanvit.data.phantoms.chest import draw_chest
+from scanvit.data.phantoms.oct import FINDINGS as OCT_FINDINGS
+from scanvit.data.phantoms.oct import draw_oct
 from scanvit.data.prepare import prepare
 
 CONTRACT = PixelContract()
@@ -75,8 +78,8 @@ def jpeg(image: Image.Image, size_px: tuple[int, int], quality: int, mode: str =
 def scans(folder: Path, count: int) -> tuple[str, list[Image.Image], list[Image.Image]]:
     """(where from, chest X-rays, B-scans): real ones from ``folder`` where it is there, else phantoms."""
     if not folder.is_dir():
-        chest = [phantom_chest.draw_chest(finding, patient_seed=seed, image_seed=seed) for seed, finding in enumerate(phantom_chest.FINDINGS)]
-        oct_ = [phantom_oct.draw_oct(finding, patient_seed=seed, image_seed=seed) for seed, finding in enumerate(phantom_oct.FINDINGS)]
+        chest = [draw_chest(finding, patient_seed=seed, image_seed=seed) for seed, finding in enumerate(CHEST_FINDINGS)]
+        oct_ = [draw_oct(finding, patient_seed=seed, image_seed=seed) for seed, finding in enumerate(OCT_FINDINGS)]
         return "phantoms", [Image.fromarray(a) for a in chest][:count], [Image.fromarray(a) for a in oct_][:count]
     with zipfile.ZipFile(folder / "chest_xray_224.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpeg")]

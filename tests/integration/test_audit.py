@@ -17,7 +17,7 @@ from scanvit.cli import main
 from scanvit.data.audit import Gate, audit
 from scanvit.data.near_duplicates import NEAR_DUPLICATE_BITS
 from scanvit.data.pack import Pack
-from scanvit.data.phantoms import draw_phantoms
+from scanvit.data.phantoms.folder import draw_phantoms
 from scanvit.data.prepare import PrepareSummary, prepare
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -24,7 +24,7 @@ from PIL import Image
 
 from scanvit.core.contract import PixelContract
 from scanvit.core.errors import ImageError, PackError, ScanvitError
-from scanvit.data.archives import ArchiveLimits, open_archive
+from scanvit.data.archives.open import ArchiveLimits, open_archive
 from scanvit.data.decode import decode_frames
 from scanvit.data.pack import Pack, fingerprint
 from scanvit.data.prepare import prepare

@@ -12,7 +12,7 @@ import pytest
 from tests.guides import DOCUMENTS, REPOSITORY, blocks
 from tests.integration.conftest import Scanvit
 
-from scanvit.data.phantoms import draw_phantoms
+from scanvit.data.phantoms.folder import draw_phantoms
 
 RUN = [document for document in DOCUMENTS if any(block.mark == "run" for block in blocks(document))]
 

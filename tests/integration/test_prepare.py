@@ -23,7 +23,7 @@ from PIL import Image
 
 from scanvit.core.contract import PixelContract
 from scanvit.core.errors import ArchiveError, ConfigError, EmptyClassError, NoSpaceError, PackError, QuarantineError, SourcesError
-from scanvit.data import decoding
+from scanvit.data import batches
 from scanvit.data.decode import decode_image
 from scanvit.data.output import output_lock
 from scanvit.data.pack import Pack
@@ -115,7 +115,7 @@ def test_archive_kind_and_number_of_workers_do_not_matter(tmp_path: Path, monkey
         archive.add(tmp_path / "scans", arcname=".")
     prints = set()
     for number, (path, workers, batch) in enumerate([("scans", 1, 256), ("scans", 2, 7), ("scans.zip", 2, 16), ("scans.tgz", 1, 9)]):
-        monkeypatch.setattr(decoding, "BATCH_IMAGES", batch)
+        monkeypatch.setattr(batches, "BATCH_IMAGES", batch)
         summary = prepare(with_patients(tmp_path, path), tmp_path / f"pack{number}", workers=workers)
         prints.add(summary.fingerprint)
         assert {(p.name, p.read_bytes()) for p in summary.pack.iterdir() if p.name != "dataset.json"} == {
@@ -248,8 +248,8 @@ def test_two_at_once_on_one_output(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 import psutil
-from scanvit.data import decoding, prepare
-decoding.BATCH_IMAGES = 8
+from scanvit.data import batches, prepare
+batches.BATCH_IMAGES = 8
 def progress(stage, done, total):
     if stage == sys.argv[3] and done >= int(sys.argv[4]):
         print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
@@ -262,7 +262,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(("stage", "done"), [("Listing", 1), ("Decoding", 24), ("Writing", 4), ("Auditing", 1)])
 @pytest.mark.parametrize("mode", ["new", "overwrite"])
 def test_killed_at_any_stage_and_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, done: int, mode: str) -> None:
-    monkeypatch.setattr(decoding, "BATCH_IMAGES", 8)
+    monkeypatch.setattr(batches, "BATCH_IMAGES", 8)
     write_folder(tmp_path / "scans", scans())
     sources = with_patients(tmp_path)
     undisturbed = prepare(sources, tmp_path / "undisturbed", workers=1)

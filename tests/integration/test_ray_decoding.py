@@ -38,9 +38,9 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 RUN = """
 import json, sys
 from scanvit.core.errors import ScanvitError
-from scanvit.data import decoding
+from scanvit.data import batches
 from scanvit.data.prepare import prepare
-decoding.BATCH_IMAGES = 16
+batches.BATCH_IMAGES = 16
 if __name__ == "__main__":
     steps = []
     try:

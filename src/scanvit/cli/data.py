@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,13 +12,8 @@ from . import fetch as archives
 from . import printable
 from .extend import extend
 from .objects import ls, mount, pull, push
+from .pack_tables import show_gates, show_summary
 from .progress import stage_progress
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..data.audit import Gate
-    from ..data.prepare import PrepareSummary
 
 _EPILOG = """\b
 Examples:
@@ -33,8 +27,6 @@ Examples:
   scanvit data extend packs/real --class lung-viral-pneumonia --slice 3/10 -o packs/real-3
   scanvit data audit packs/real --acknowledge G4="one hospital a class: for development only"
 """
-_EXAMPLES = 3
-_COLOURS = {"pass": "green", "fail": "red", "acknowledged": "yellow", "not applicable": "dim"}
 
 
 @click.group(epilog=_EPILOG)
@@ -98,7 +90,7 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
         reasons[gate.strip()] = reason.strip()
     with stage_progress() as progress:
         gates = audit_pack(pack, acknowledge=reasons, progress=progress)
-    _console().print(_gate_table(gates))
+    show_gates(gates)
     click.echo(f"page  {printable(str(pack / 'audit.html'))}")
     if failed := [gate.gate for gate in gates if gate.verdict == "fail"]:
         answer = " ".join(f'--acknowledge {gate}="REASON"' for gate in failed)
@@ -115,77 +107,10 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
 @click.option("--flaws/--no-flaws", default=True, show_default=True, help="Put some broken and duplicated files among them.")
 def phantom(out: Path, patients_per_class: int, seed: int, flaws: bool) -> None:
     """Draw phantom X-rays and B-scans of nine classes, to try everything without patients."""
-    from ..data.phantoms import draw_phantoms
+    from ..data.phantoms.folder import draw_phantoms
 
     with stage_progress() as progress:
         on_images = partial(progress, "Drawing")
         summary = draw_phantoms(out, patients_per_class=patients_per_class, seed=seed, flaws=flaws, progress=on_images)
     click.echo(f"{summary.images:,} images of {summary.patients:,} phantom patients in {out}")
     click.echo(f"\nNext: scanvit data prepare {out} -o packs/phantoms")
-
-
-def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: bool = True) -> None:
-    console = _console()
-    show_counts(summary.counts, summary.patients)
-    quarantined = sum(map(len, summary.quarantined.values()))
-    console.print(f"{summary.images_in:,} images in, {quarantined:,} in the quarantine, {summary.ignored:,} other files ignored")
-    for reason, entries in sorted(summary.quarantined.items()):
-        console.print(f"  {reason}: {len(entries):,}", style="yellow")
-        for entry in entries[:_EXAMPLES]:
-            console.print(f"    {printable(f'{entry.source}: {entry.path}: {entry.detail}')}")
-    for warning in summary.warnings:
-        console.print(f"warning: {printable(warning)}", style="yellow")
-    show_gates(summary.gates, pack=shown_path)
-    reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
-    console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
-    if next_command:
-        console.print(f"\nNext: scanvit train tiny --pack {shown_path}")
-
-
-def show_gates(gates: Sequence[Gate], *, pack: Path) -> None:
-    """The audit of a pack that was just written."""
-    console = _console()
-    console.print(_gate_table(gates))
-    if any(gate.verdict == "fail" for gate in gates):
-        console.print(f"A gate that failed goes with every run and report made from this pack. Pictures: {pack / 'audit.html'}", style="yellow")
-
-
-def show_counts(images: Mapping[str, Mapping[str, int]], patients: Mapping[str, int]) -> None:
-    """``images``: {split: {class: images}}; ``patients``: {split: patients}."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Images by class and split", title_justify="left", show_footer=True)
-    table.add_column("class", footer="all")
-    for split, counts in images.items():
-        table.add_column(split, justify="right", footer=f"{sum(counts.values()):,}")
-    table.add_column("all", justify="right", footer=f"{sum(sum(counts.values()) for counts in images.values()):,}")
-    for name in next(iter(images.values())):
-        row = [counts[name] for counts in images.values()]
-        table.add_row(Text(name), *(f"{count:,}" for count in row), f"{sum(row):,}")
-    table.add_section()
-    table.add_row("patients", *(f"{count:,}" for count in patients.values()), f"{sum(patients.values()):,}", style="dim")
-    _console().print(table)
-
-
-def _gate_table(gates: Any) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Audit", title_justify="left")
-    for name in ("gate", "verdict", "finding"):
-        table.add_column(name, overflow="fold")
-    gate: Gate
-    for gate in gates:
-        finding = Text(f"{gate.title}: {printable(gate.detail)}")
-        if gate.reason:
-            finding.append(f" Acknowledged: {printable(gate.reason)}", style="yellow")
-        table.add_row(gate.gate, Text(gate.verdict, style=_COLOURS[gate.verdict]), finding)
-    return table
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # Names from outside are no markup.
-    return Console(highlight=False, markup=False, soft_wrap=True)

@@ -30,7 +30,7 @@ def _stage(number: int, what: str) -> None:
 
 
 def _draw(phantoms: Path) -> None:
-    from ..data.phantoms import draw_phantoms
+    from ..data.phantoms.folder import draw_phantoms
     from .progress import stage_progress
 
     _stage(1, "Drawing phantom images")
@@ -44,7 +44,7 @@ def _draw(phantoms: Path) -> None:
 
 def _prepare(phantoms: Path, pack: Path) -> None:
     from ..data.prepare import prepare
-    from .data import show_summary
+    from .pack_tables import show_summary
     from .progress import stage_progress
 
     _stage(2, "Preparing the pack: decode, drop what is broken or doubled, split by patient, audit")

@@ -21,7 +21,7 @@ def extend(pack: Path, class_name: str, part: str, out: Path, overwrite: bool) -
     """
     from ..data.extend import extend as extend_pack
     from ..data.extend import parse_slice
-    from .data import show_counts, show_gates
+    from .pack_tables import show_counts, show_gates
 
     summary = extend_pack(pack, out, class_name=class_name, part=parse_slice(part), overwrite=overwrite)
     show_counts(summary.counts, summary.patients)

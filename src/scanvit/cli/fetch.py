@@ -99,7 +99,7 @@ def _look(entries: list[CatalogEntry], out: Path) -> None:
 
 def _prepare(sources_file: Path, out: Path, pack: Path) -> None:
     from ..data.prepare import prepare
-    from .data import show_summary
+    from .pack_tables import show_summary
 
     with stage_progress() as progress:
         summary = prepare(sources_file, pack, root=out, progress=progress)

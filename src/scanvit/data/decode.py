@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..core.contract import PixelContract
 from ..core.errors import ImageError
-from .dicom import dicom_frames, is_dicom
+from .dicom.frames import dicom_frames, is_dicom
 
 MAX_PIXELS = 100_000_000
 """Width times height past which nothing is decoded. A chest film at 100 um is about 20 million."""

@@ -3,72 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from ..core.contract import PixelContract
 from ..core.errors import DataError
 from ..storage.atomic import storage_errors, write_bytes, write_json
-from .archive_base import Archive
-from .file_rows import decoding_key, rows_of_file, salt_of
-from .selection import Candidates, Selection
+from .batches import BATCH_IMAGES, Batch, Items, decode_items, read_groups
+from .file_rows import decoding_key, salt_of
+from .ray_decoding import decode_on_ray
+from .selection import Selection
 from .workers import worker_pool
 
-BATCH_IMAGES = 256
-BATCH_BYTES = 64 << 20
-"""Packed bytes of a batch: memory stays below about 2 * workers * (BATCH_BYTES + one decoded image)."""
 _VERSION = 2
 """Of the batch files and of the pixel path; raise it when either changes."""
-Items = list[tuple[str, bytes]]
-"""(path, content) of some images, in the order of the archive."""
 Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    source: int
-    """Index of the selection."""
-    candidates: Candidates
-    """All of the selection's; the batch is those from ``start`` to before ``stop``."""
-    start: int
-    stop: int
-    file: Path
-    """Where its pixels and rows are, once it is done."""
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """In the order in which the archive is read."""
-        return tuple(self.candidates.paths[self.start : self.stop])
-
-
-def plan_batches(selections: list[Selection], work: Path) -> list[Batch]:
-    """A pure function of the selections."""
-    batches: list[Batch] = []
-    for source, selection in enumerate(selections):
-        start = size_bytes = 0
-        for row, member_bytes in enumerate(selection.candidates.sizes_bytes()):
-            if row > start and (row - start >= BATCH_IMAGES or size_bytes + member_bytes > BATCH_BYTES):
-                batches.append(Batch(source, selection.candidates, start, row, work / f"{len(batches):07d}.npz"))
-                start, size_bytes = row, 0
-            size_bytes += member_bytes
-        if len(selection.candidates) > start:
-            batches.append(Batch(source, selection.candidates, start, len(selection.candidates), work / f"{len(batches):07d}.npz"))
-    return batches
 
 
 def open_work_folder(work: Path, selections: list[Selection], contract: PixelContract) -> None:
@@ -108,8 +62,6 @@ def decode_batches(
     reused = sum(map(len, batches)) - sum(map(len, todo))
     on_images(reused)
     if engine == "ray":
-        from .ray_decoding import decode_on_ray
-
         decode_on_ray(selections, todo, contract, on_images=on_images)
         return reused
     work = _read_items(selections, todo)
@@ -129,16 +81,6 @@ def decode_batches(
     return reused
 
 
-def read_groups(archive: Archive, groups: Iterable[tuple[str, ...]], wanted: Container[str]) -> Iterator[Items]:
-    """The bytes of groups of members, which follow the order of the archive and together are the wanted ones. Raises DataError if it changed."""
-    stream = archive.read(wanted)
-    for paths in groups:
-        items = list(islice(stream, len(paths)))
-        if tuple(path for path, _ in items) != paths:
-            raise DataError(f"{archive.path} changed while it was read.", hint="Run the same command again.")
-        yield items
-
-
 class InOrder(Container[str]):
     """The wanted members for a reader that asks for every member in the order in which these stand: one is held at a time."""
 
@@ -151,30 +93,6 @@ class InOrder(Container[str]):
             return False
         self._next = next(self._paths, None)
         return True
-
-
-def read_rows(batch: Batch) -> list[dict[str, Any]]:
-    """Those of ``file_rows.rows_of_file``, in the order of the paths; those of images with "index", into the pixels."""
-    with _opened(batch) as stored:
-        rows: list[dict[str, Any]] = json.loads(stored["rows"].tobytes())
-        return rows
-
-
-def read_pixels(batch: Batch) -> np.ndarray:
-    """uint8 (n, C, H, W): the readable images."""
-    with _opened(batch) as stored:
-        pixels: np.ndarray = stored["pixels"]
-        return pixels
-
-
-@contextmanager
-def _opened(batch: Batch) -> Iterator[Any]:
-    try:
-        with open(batch.file, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            yield stored
-    except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as cause:
-        batch.file.unlink(missing_ok=True)
-        raise DataError(f"The unfinished work in {batch.file} is damaged: {cause}.", hint="Run the same command again: this part is decoded anew.") from None
 
 
 def _read_items(selections: list[Selection], todo: list[Batch]) -> Iterator[tuple[Batch, Items]]:
@@ -203,17 +121,3 @@ def _decode_to_file(file: str, items: Items, contract: PixelContract, salt: byte
     """Write the batch's file, whole or not at all, and return the number of files decoded."""
     write_bytes(file, decode_items(items, contract, salt))
     return len(items)
-
-
-def decode_items(items: Items, contract: PixelContract, salt: bytes | None = None) -> bytes:
-    """What a batch's file holds, the same for the same items on every machine: see read_rows and read_pixels. ``salt``: file_rows.salt_of."""
-    pixels: list[np.ndarray] = []
-    rows: list[dict[str, Any]] = []
-    for path, data in items:
-        found, images = rows_of_file(path, data, contract, salt=salt)
-        rows += [row | {"index": len(pixels) + number} for number, row in enumerate(found)] if images else found
-        pixels += images
-    stacked = np.stack(pixels) if pixels else np.zeros((0, *contract.shape), np.uint8)
-    stream = io.BytesIO()
-    np.savez(stream, pixels=stacked, rows=np.frombuffer(json.dumps(rows).encode("ascii"), np.uint8))
-    return stream.getvalue()

@@ -25,7 +25,7 @@ from ..storage.address import public_address
 from ..storage.atomic import storage_errors, write_json
 from ..storage.checksum import sha256_file
 from ..storage.download import DownloadPolicy, Remote, discard, download
-from .archives import open_archive
+from .archives.open import open_archive
 from .catalog import CatalogEntry
 
 LOCK_FILE = "fetch.lock.json"

@@ -11,9 +11,9 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import ImageError
 from .decode import decode_frames
-from .dicom import dicom_patient, is_dicom
+from .dicom.frames import dicom_patient, is_dicom
+from .dicom.pseudonym import load_salt, pseudonym, salt_mark
 from .hashing import perceptual_hash, sha256_bytes
-from .pseudonym import load_salt, pseudonym, salt_mark
 from .selection import Candidate, Quarantined
 from .sources import DICOM_PATIENT, Source
 
@@ -48,7 +48,7 @@ def rows_of_file(path: str, data: bytes, contract: PixelContract, *, salt: bytes
 
 
 def salt_of(source: Source) -> bytes | None:
-    """None where the files are not asked for their patients. Raises ConfigError or StorageError (``data.pseudonym``)."""
+    """None where the files are not asked for their patients. Raises ConfigError or StorageError (``data.dicom.pseudonym``)."""
     return load_salt() if source.patient == DICOM_PATIENT else None
 
 

@@ -75,7 +75,7 @@ class ImageTableBuilder:
         self._rows: list[tuple[int, ...]] = []
 
     def append(self, source: int, candidate: Candidate, row: dict[str, Any], *, batch: int) -> None:
-        """``row``: what the decoder says of the image (decoding.read_rows)."""
+        """``row``: what the decoder says of the image (batches.read_rows)."""
         split = -1 if candidate.split is None else SPLITS.index(candidate.split)
         kind = self._formats.setdefault(row["format"], len(self._formats))
         self._rows.append((source, self._class_index[candidate.class_name], split, row["width_px"], row["height_px"], kind, batch, row["index"]))

@@ -15,10 +15,10 @@ from ..core.contract import PixelContract
 from ..core.errors import ConfigError, PackCorruptError, SourcesError
 from ..storage.scratch import Spool
 from .columns import encode
+from .dicom.pseudonym import VARIABLE, salt_file, salt_mark
 from .file_rows import salt_of
 from .image_table import ImageTable, digest_column
 from .pack import Pack
-from .pseudonym import VARIABLE, salt_file, salt_mark
 from .sources import SPLITS, Source
 
 _MOVED_HINT = "Mend the patient rule, or leave the image out; a pack without --keep may place everybody anew."

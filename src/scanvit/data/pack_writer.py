@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..storage.scratch import pieces_of, scratch_zeros
 from .array_file import array_files
-from .decoding import Batch, read_pixels
+from .batches import Batch, read_pixels
 from .duplicates import share_a_prefix
 from .image_table import ImageTable
 from .manifest import ROW_GROUP_IMAGES, manifest_writer

@@ -17,9 +17,10 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import EmptyClassError, QuarantineError, SourcesError
 from ..storage.scratch import scratch_in
-from .archives import open_archive
+from .archives.open import open_archive
 from .audit import Gate, run_gates, write_audit
-from .decoding import Batch, Engine, decode_batches, open_work_folder, plan_batches, read_rows
+from .batches import Batch, plan_batches, read_rows
+from .decoding import Engine, decode_batches, open_work_folder
 from .duplicates import find_duplicates, share_a_prefix
 from .file_rows import owned
 from .file_rows import quarantined as unusable

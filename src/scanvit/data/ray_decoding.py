@@ -24,8 +24,8 @@ from .. import __version__
 from ..core.contract import PixelContract
 from ..core.errors import ConfigError, DataError, ScanvitError, SourcesError
 from ..storage.atomic import write_bytes
-from .archives import open_archive
-from .decoding import BATCH_IMAGES, Batch, decode_items, read_groups
+from .archives.open import open_archive
+from .batches import BATCH_IMAGES, Batch, decode_items, read_groups
 from .file_rows import salt_of
 from .selection import Selection
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import EmptyClassError, SourcesError
 from ..storage.scratch import ROWS_AT_ONCE, Spool
-from .archive_base import Archive
+from .archives.base import Archive
 from .columns import Strings
 from .sources import DICOM_PATIENT, SPLITS, PatientTable, Source, compile_regex, matcher
 

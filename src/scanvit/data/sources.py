@@ -75,7 +75,7 @@ class Source:
     """{class: pattern or patterns}; left out: an image's class is the name of its folder."""
     patient: str | None = None
     """Regular expression with a group named ``patient``, searched in the path inside the source. Or ``dicom``: each DICOM file's PatientID,
-    within its IssuerOfPatientID, replaced by a salted hash (data.pseudonym); files that name no patient are quarantined."""
+    within its IssuerOfPatientID, replaced by a salted hash (data.dicom.pseudonym); files that name no patient are quarantined."""
     patients: PatientTable | None = None
     """Instead of ``patient``. With neither, each image counts as its own patient, and the audit says so."""
     split: Literal["assign", "keep", "auto"] = "assign"

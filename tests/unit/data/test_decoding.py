@@ -9,10 +9,11 @@ from PIL import Image
 
 from scanvit.core.contract import PixelContract
 from scanvit.core.errors import DataError
-from scanvit.data import decoding
-from scanvit.data.archives import open_archive
+from scanvit.data import batches
+from scanvit.data.archives.open import open_archive
+from scanvit.data.batches import BATCH_BYTES, plan_batches, read_pixels, read_rows
 from scanvit.data.decode import decode_image
-from scanvit.data.decoding import decode_batches, open_work_folder, plan_batches, read_pixels, read_rows
+from scanvit.data.decoding import decode_batches, open_work_folder
 from scanvit.data.hashing import perceptual_hash, sha256_bytes
 from scanvit.data.selection import Candidate, Candidates, Selection, select
 from scanvit.data.sources import Source
@@ -36,7 +37,7 @@ def selection(tmp_path: Path) -> Selection:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "BATCH_IMAGES", 3)
+    monkeypatch.setattr(batches, "BATCH_IMAGES", 3)
 
 
 def sized(*sizes: int) -> Selection:
@@ -45,7 +46,7 @@ def sized(*sizes: int) -> Selection:
 
 
 def test_batches_are_bounded_in_images_and_in_bytes(tmp_path: Path) -> None:
-    large = decoding.BATCH_BYTES
+    large = BATCH_BYTES
     batches = plan_batches([sized(1, 1, 1, 1), sized(large, 1, large + 1, 1)], tmp_path)
     assert [(batch.source, batch.paths) for batch in batches] == [(0, ("0", "1", "2")), (0, ("3",)), (1, ("0",)), (1, ("1",)), (1, ("2",)), (1, ("3",))]
     assert len({batch.file for batch in batches}) == len(batches)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from scanvit.core.contract import PixelContract
-from scanvit.data.archives import open_archive
+from scanvit.data.archives.open import open_archive
 from scanvit.data.decode import decode_frames, decode_image
+from scanvit.data.dicom.pseudonym import pseudonym
 from scanvit.data.file_rows import decoding_key, owned, quarantined, rows_of_file, salt_of
-from scanvit.data.pseudonym import pseudonym
 from scanvit.data.selection import Candidate, select
 from scanvit.data.sources import Source
 

@@ -12,7 +12,7 @@ from scanvit.cli import main
 from scanvit.core.contract import PixelContract
 from scanvit.core.errors import DataError, SourcesError
 from scanvit.data import ray_decoding
-from scanvit.data.decoding import Batch
+from scanvit.data.batches import Batch
 from scanvit.data.ray_decoding import _decode_span, _spans, _versions
 from scanvit.data.selection import Candidates
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scanvit.core.errors import EmptyClassError, SourcesError
-from scanvit.data.archives import open_archive
+from scanvit.data.archives.open import open_archive
 from scanvit.data.selection import Selection, select
 from scanvit.data.sources import sources_from_dict
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..core.errors import ImageError
+from ...core.errors import ImageError
 
 _LEAST, _MOST = 1e-9, 1e9
 """Of slopes, widths and the like, in magnitude: no device comes near, and nothing overflows between them. NaN is not between them."""

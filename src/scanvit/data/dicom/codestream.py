@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from ..core.errors import ImageError
+from ...core.errors import ImageError
 
 _JPEG_SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Start of frame, of every JPEG process (ITU-T T.81, table B.1) and of JPEG-LS (T.87); DHT, JPG and DAC lie between them."""

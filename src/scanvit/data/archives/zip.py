@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..core.errors import ArchiveError
-from .archive_base import Archive, ArchiveLimits, Member, MemberNames, reading, refuse
+from ...core.errors import ArchiveError
+from .base import Archive, ArchiveLimits, Member, MemberNames, reading, refuse
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -46,7 +46,7 @@ class Entry:
 
 
 def directory(path: Path) -> Iterator[Entry]:
-    """The table of contents. Raises zipfile.BadZipFile, or what ``archive_base.BROKEN`` names, for a damaged one."""
+    """The table of contents. Raises zipfile.BadZipFile, or what ``base.BROKEN`` names, for a damaged one."""
     with open(path, "rb") as file:
         start, end, shift = _find_directory(file)
         file.seek(start)

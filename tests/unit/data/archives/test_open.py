@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scanvit.core.errors import ArchiveError, ScanvitError, SourcesError
-from scanvit.data.archives import ArchiveLimits, open_archive
+from scanvit.data.archives.open import ArchiveLimits, open_archive
 
 FILES = {"A/one.png": b"1" * 700, "A/two.png": b"2" * 512, "B/three.png": b"3" * 5000, "B/empty.png": b""}
 SMALL = ArchiveLimits(members=50, member_bytes=10_000, total_bytes=40_000, ratio=50, ratio_from_bytes=20_000)

@@ -15,9 +15,9 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from ..core.errors import ArchiveError
-from .archive_base import Archive, Member, MemberNames, reading
-from .zip_archive import directory
+from ...core.errors import ArchiveError
+from .base import Archive, Member, MemberNames, reading
+from .zip import directory
 
 _SPLITS = ("train", "val", "test")
 _MAX_LABELS_BYTES = 1 << 30

@@ -16,8 +16,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from ..core.errors import ConfigError
-from ..storage.atomic import storage_errors
+from ...core.errors import ConfigError
+from ...storage.atomic import storage_errors
 
 VARIABLE = "SCANVIT_SALT"
 _LEAST = 16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scanvit.core.errors import ImageError
-from scanvit.data.gray_table import Lut, Rescale, Window, gray_table
+from scanvit.data.dicom.gray_table import Lut, Rescale, Window, gray_table
 
 AS_STORED = Rescale()
 

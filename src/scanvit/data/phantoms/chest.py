@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .phantom_texture import Plane, bump, edge, resize, smooth_noise, to_pixels
+from .texture import Plane, bump, edge, resize, smooth_noise, to_pixels
 
 FINDINGS = ("normal", "covid", "opacity", "viral-pneumonia", "tuberculosis")
 

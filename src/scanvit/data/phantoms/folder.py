@@ -24,15 +24,15 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ..core.errors import ConfigError, DataError, StorageError
-from ..core.runtime import derive_seed
-from ..storage.atomic import atomic_folder, remove_leftovers
-from . import phantom_chest, phantom_oct
-from .output import output_lock
-from .workers import worker_pool
+from ...core.errors import ConfigError, DataError, StorageError
+from ...core.runtime import derive_seed
+from ...storage.atomic import atomic_folder, remove_leftovers
+from ..output import output_lock
+from ..workers import worker_pool
+from . import chest, oct
 
-CHEST_CLASSES = {f"lung-{finding}": finding for finding in phantom_chest.FINDINGS}
-OCT_CLASSES = {f"lung-oct-{finding}": finding for finding in phantom_oct.FINDINGS}
+CHEST_CLASSES = {f"lung-{finding}": finding for finding in chest.FINDINGS}
+OCT_CLASSES = {f"lung-oct-{finding}": finding for finding in oct.FINDINGS}
 CLASS_NAMES = tuple(sorted(CHEST_CLASSES | OCT_CLASSES))
 
 Flaw = Literal["truncated", "empty", "no-image", "duplicate", "duplicate-other-patient"]
@@ -75,9 +75,9 @@ class _Patient:
         """The file of image ``number``: a pure function of the patient."""
         image_seed = derive_seed(self.seed, number)
         if self.class_name in OCT_CLASSES:
-            pixels = phantom_oct.draw_oct(OCT_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
+            pixels = oct.draw_oct(OCT_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
         else:
-            pixels = phantom_chest.draw_chest(CHEST_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
+            pixels = chest.draw_chest(CHEST_CLASSES[self.class_name], patient_seed=self.seed, image_seed=image_seed)
         picture = Image.fromarray(pixels)
         stream = io.BytesIO()
         if (extension or self.extension) == "png":

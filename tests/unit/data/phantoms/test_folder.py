@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from scanvit.core.errors import ConfigError, StorageError
-from scanvit.data import phantom_chest, phantom_oct
-from scanvit.data.phantoms import CLASS_NAMES, PhantomSummary, _plan, draw_phantoms
+from scanvit.data.phantoms import chest, oct
+from scanvit.data.phantoms.folder import CLASS_NAMES, PhantomSummary, _plan, draw_phantoms
 from scanvit.data.prepare import prepare
 from scanvit.data.sources import load_sources, matcher
 
@@ -125,29 +125,29 @@ def test_nothing_but_the_findings_tells_the_class() -> None:
     assert len({patient.seed for patient in patients}) == len({patient.patient_id for patient in patients}) == 2700
 
 
-@pytest.mark.parametrize("finding", phantom_chest.FINDINGS)
+@pytest.mark.parametrize("finding", chest.FINDINGS)
 def test_chest_is_a_pure_function_of_finding_patient_and_image(finding: str) -> None:
-    first = phantom_chest.draw_chest(finding, patient_seed=1, image_seed=2)
+    first = chest.draw_chest(finding, patient_seed=1, image_seed=2)
     assert first.dtype == np.uint8
-    assert np.array_equal(first, phantom_chest.draw_chest(finding, patient_seed=1, image_seed=2))
-    assert not np.array_equal(first, phantom_chest.draw_chest(finding, patient_seed=3, image_seed=2))
-    assert not np.array_equal(first, phantom_chest.draw_chest(finding, patient_seed=1, image_seed=4))
+    assert np.array_equal(first, chest.draw_chest(finding, patient_seed=1, image_seed=2))
+    assert not np.array_equal(first, chest.draw_chest(finding, patient_seed=3, image_seed=2))
+    assert not np.array_equal(first, chest.draw_chest(finding, patient_seed=1, image_seed=4))
 
 
-@pytest.mark.parametrize("finding", phantom_oct.FINDINGS)
+@pytest.mark.parametrize("finding", oct.FINDINGS)
 def test_oct_is_a_pure_function_of_finding_patient_and_image(finding: str) -> None:
-    first = phantom_oct.draw_oct(finding, patient_seed=1, image_seed=2)
+    first = oct.draw_oct(finding, patient_seed=1, image_seed=2)
     assert first.dtype == np.uint8
-    assert np.array_equal(first, phantom_oct.draw_oct(finding, patient_seed=1, image_seed=2))
-    assert not np.array_equal(first, phantom_oct.draw_oct(finding, patient_seed=3, image_seed=2))
-    assert not np.array_equal(first, phantom_oct.draw_oct(finding, patient_seed=1, image_seed=4))
+    assert np.array_equal(first, oct.draw_oct(finding, patient_seed=1, image_seed=2))
+    assert not np.array_equal(first, oct.draw_oct(finding, patient_seed=3, image_seed=2))
+    assert not np.array_equal(first, oct.draw_oct(finding, patient_seed=1, image_seed=4))
 
 
 def test_a_finding_lightens_the_same_lungs_and_leaves_the_rest() -> None:
     """With one patient, one pose and one exposure the pictures differ by the finding alone."""
-    healthy = phantom_chest.draw_chest("normal", patient_seed=5, image_seed=6).astype(int)
+    healthy = chest.draw_chest("normal", patient_seed=5, image_seed=6).astype(int)
     for finding in ("covid", "opacity", "viral-pneumonia", "tuberculosis"):
-        change = phantom_chest.draw_chest(finding, patient_seed=5, image_seed=6).astype(int) - healthy
+        change = chest.draw_chest(finding, patient_seed=5, image_seed=6).astype(int) - healthy
         assert change.max() > 30
         assert change.mean() > 0.3
         assert np.mean(np.abs(change) <= 2) > 0.4

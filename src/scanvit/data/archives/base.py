@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from ..core.errors import ArchiveError, SourcesError
+from ...core.errors import ArchiveError, SourcesError
 
 # What the readers of zip, tar, gzip and npy raise for damaged bytes.
 BROKEN = (

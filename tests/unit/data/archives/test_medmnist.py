@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scanvit.core.errors import ArchiveError, ScanvitError
-from scanvit.data.archives import open_archive
-from scanvit.data.medmnist import MedMnistFile
+from scanvit.data.archives.medmnist import MedMnistFile
+from scanvit.data.archives.open import open_archive
 
 RNG = np.random.default_rng(0)
 

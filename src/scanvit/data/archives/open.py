@@ -13,12 +13,12 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO
 
-from ..core.errors import ArchiveError, SourcesError
-from ..storage.workplace import WORK_FOLDER, is_unfinished
-from .archive_base import Archive, ArchiveLimits, Member, MemberNames, read_capped, reading
+from ...core.errors import ArchiveError, SourcesError
+from ...storage.workplace import WORK_FOLDER, is_unfinished
+from .base import Archive, ArchiveLimits, Member, MemberNames, read_capped, reading
 from .medmnist import MedMnistFile, is_medmnist
-from .tar_archive import TarArchive, is_tar
-from .zip_archive import ZipArchive
+from .tar import TarArchive, is_tar
+from .zip import ZipArchive
 
 __all__ = ["Archive", "ArchiveLimits", "open_archive"]
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from scanvit.core.contract import PixelContract
 from scanvit.core.errors import ImageError
-from scanvit.data import dicom
 from scanvit.data.decode import MAX_PIXELS, decode_frames, decode_image
-from scanvit.data.dicom import dicom_frames, dicom_patient, is_dicom
+from scanvit.data.dicom import frames as dicom
+from scanvit.data.dicom.frames import dicom_frames, dicom_patient, is_dicom
 
 pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 GRAY = PixelContract(image_size_px=8)

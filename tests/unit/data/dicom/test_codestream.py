@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scanvit.core.errors import ImageError
-from scanvit.data.codestream import codestream_shape
+from scanvit.data.dicom.codestream import codestream_shape
 
 
 def encode(kind: str, mode: str = "L", **options: object) -> bytes:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from scanvit.core.errors import ArchiveError
-from scanvit.data.archives import open_archive
-from scanvit.data.zip_archive import directory
+from scanvit.data.archives.open import open_archive
+from scanvit.data.archives.zip import directory
 
 NAMES = ["a/1.png", "a/späte Müdigkeit.png", "b/日本.png", "b/empty.png", "c/folder/"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ImageError
+from ...core.errors import ImageError
 from .codestream import codestream_shape
 from .gray_table import Lut, Rescale, Window, gray_table
 

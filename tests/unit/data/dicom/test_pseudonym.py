@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scanvit.core.errors import ConfigError, StorageError
-from scanvit.data.pseudonym import load_salt, pseudonym, salt_file, salt_mark
+from scanvit.data.dicom.pseudonym import load_salt, pseudonym, salt_file, salt_mark
 
 
 @pytest.fixture(autouse=True)

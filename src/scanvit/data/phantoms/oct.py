@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from .phantom_texture import Plane, bump, edge, resize, smooth_noise, to_pixels
+from .texture import Plane, bump, edge, resize, smooth_noise, to_pixels
 
 FINDINGS = ("normal", "drusen", "cnv", "dme")
 

@@ -8,8 +8,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.errors import ArchiveError
-from .archive_base import BROKEN, Archive, ArchiveLimits, Member, MemberNames, read_capped, reading, refuse
+from ...core.errors import ArchiveError
+from .base import BROKEN, Archive, ArchiveLimits, Member, MemberNames, read_capped, reading, refuse
 
 _CHUNK_BYTES = 1 << 20
 

@@ -1,0 +1,1 @@
+"""DICOM files to frames for the pixel path, and pseudonyms of patients: ``frames`` is the door."""

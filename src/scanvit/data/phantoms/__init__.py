@@ -1,0 +1,1 @@
+"""Drawn patients: ``folder.draw_phantoms`` is the door."""
