@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _SOS, _SOF0, _SOF1, _DHT, _DQT, _DRI, _COM, _APP0, _APP14 = 0xDA, 0xC0, 0xC1, 0xC4, 0xDB, 0xDD, 0xFE, 0xE0, 0xEE
-MIN_REDUCTION = 3.0
-"""Below this many times the target nearly all coefficients matter, and libjpeg is as fast."""
 _CACHED_BYTES = 4096
 _APPS = range(0xE0, 0xF0)
 _SAMPLINGS = {(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (1, 4)}
