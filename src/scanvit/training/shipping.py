@@ -139,7 +139,6 @@ def _stop_yielding(pid: int) -> None:
             os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     sys.exit(main(Path(sys.argv[1]), once="once" in sys.argv[2:]))
