@@ -85,7 +85,7 @@ def test_the_wheel_carries_its_data_and_nothing_else(repository: Path, tmp_path:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
-        (entry_points,) = (archive.read(name).decode() for name in inside if name.endswith("entry_points.txt"))
+        (entry_points,) = (archive.read(name).decode() for name in inside if re.fullmatch(r"scanvit-[^/]+/entry_points.txt", name))
     source = repository / "src"
     wanted = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     # And what `scanvit platform` builds images and starts stacks from.
