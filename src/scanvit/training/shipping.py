@@ -83,6 +83,8 @@ def main(run_dir: Path, *, once: bool = False) -> int:
         signal.signal(signum, signal.SIG_IGN)
     if not once:
         _yield_to_training()
+        if _training_is_gone(0):  # a short one, which has looked before
+            _stop_yielding(os.getpid())
     settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
     shipper = Shipper(run_dir, settings)
     failures, deadline = 0, None
