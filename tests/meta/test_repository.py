@@ -85,7 +85,7 @@ def test_the_wheel_carries_its_data_and_nothing_else(repository: Path, tmp_path:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
-        (entry_points,) = (archive.read(name).decode() for name in inside if name.endswith("entry_points.txt"))
+        (entry_points,) = (archive.read(name).decode() for name in inside if re.fullmatch(r"scanvit-[^/]+/entry_points.txt", name))
     source = repository / "src"
     wanted = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     # And what `scanvit platform` builds images and starts stacks from.
@@ -93,6 +93,6 @@ def test_the_wheel_carries_its_data_and_nothing_else(repository: Path, tmp_path:
     beside += [repository / name for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE")]
     wanted |= {f"scanvit/{path.relative_to(repository)}" for path in beside if "__pycache__" not in path.parts}
     assert {"scanvit/py.typed", "scanvit/experiments/reference.yaml", "scanvit/deploy/compose.yaml", "scanvit/deploy/Containerfile"} <= wanted
-    assert wanted == {name for name in inside if ".dist-info/" not in name}
+    assert wanted == {name for name in inside if not re.match(r"scanvit-[^/]+\.dist-info/", name)}
     assert "scanvit = scanvit.cli:main" in entry_points
     assert any(name.endswith("licenses/LICENSE") for name in inside)
