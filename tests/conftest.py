@@ -26,12 +26,22 @@ def shared_data() -> Path:
     return folder
 
 
+ALONE = (
+    *("faults", "test_containers.py", "test_dashboards.py", "test_nodes.py", "test_notebooks.py", "test_object_mount.py", "test_objects.py"),
+    *("test_platform_containers.py", "test_platform_native.py", "test_ray_decoding.py", "test_ray_train.py", "test_registry.py", "test_remote.py"),
+    *("test_shipping.py", "test_tracking.py", "test_tune.py", "test_worlds.py"),
+)
+"""In tests/integration."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its folder: `-m unit`, `-m "not integration"`."""
+    """Mark every test by its folder (`-m unit`, `-m "not integration"`), and those that want the machine for themselves."""
     for item in items:
-        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        folder, *rest = item.path.relative_to(REPOSITORY / "tests").parts
         if folder in ("unit", "integration", "meta", "gpu"):
             item.add_marker(folder)
+        if folder == "integration" and rest[0] in ALONE:
+            item.add_marker("alone")
 
 
 @pytest.fixture
