@@ -181,12 +181,12 @@ def test_a_figure_answers_to_the_keyboard(report: Browser, figure: str) -> None:
 def test_a_figure_answers_to_the_pointer(report: Browser) -> None:
     mark = "document.querySelector('#calibration circle.bin')"
     report.evaluate(f"{mark}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-    report.wait("true")
+    report.wait(f"(r => r.top >= 0 && r.bottom <= innerHeight)({mark}.getBoundingClientRect())")
     x, y = report.evaluate(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({mark}.getBoundingClientRect())")
     report.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-    assert "sure on average" in report.evaluate("document.querySelector('[role=status]').textContent")
+    report.wait("(tip => !tip.hidden && tip.textContent.includes('sure on average'))(document.querySelector('[role=status]'))")
     report.send("Input.dispatchMouseEvent", type="mouseMoved", x=3, y=3)
-    assert report.evaluate("document.querySelector('[role=status]').hidden") is True
+    report.wait("document.querySelector('[role=status]').hidden")
 
 
 def test_hostile_names_stay_text_in_tooltips(report: Browser) -> None:
