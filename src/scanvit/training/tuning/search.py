@@ -193,7 +193,7 @@ class _Search:
             self.waiting.append(trial.number)
             return
         else:
-            end("failed", error=error or "It ended before its time.")
+            end("failed", error=f"Its {self.metric} is no number: training diverged." if trial.diverged else error)
         row = self.study.rows()[trial.number]
         self.watcher.ended(row, sum(row.state != "running" for row in self.study.rows()))
         write_results(self.folder, self.experiment, self.study)

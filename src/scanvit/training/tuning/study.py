@@ -111,7 +111,7 @@ class Study:
 
         trial = self._trial(number)
         if how == "complete" and (value is None or not math.isfinite(value)):
-            how, error = "failed", error or f"its {self.metric} is no number: training diverged"
+            how, error = "failed", error or f"Its {self.metric} is no number: training diverged."
         shown = value if value is not None and math.isfinite(value) else None
         for name, note in {"value": shown, "error": error, "best_epoch": best_epoch, "time_s": time_s}.items():
             trial.set_user_attr(name, note)

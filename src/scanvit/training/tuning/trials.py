@@ -50,6 +50,8 @@ class TrialProcess:
         self.number, self.experiment, self.pack, self.run_dir = number, experiment, pack, run_dir
         self.stopped = False
         """Whether it was asked to end early."""
+        self.diverged = False
+        """Whether an epoch's figure was no number."""
         self._process: subprocess.Popen[bytes] | None = None
         self._offset = 0
 
@@ -97,6 +99,7 @@ class TrialProcess:
                 event = parse_event(line)
                 if event and event["kind"] == "metrics" and metric in event["values"] and "train_loss" in event["values"]:
                     value = event["values"][metric]
+                    self.diverged = self.diverged or value is None
                     found.append((int(event["epoch"]), float("nan") if value is None else float(value)))
         return found
 
