@@ -67,7 +67,7 @@ def has_bf16() -> bool:
     """Whether this CPU multiplies bf16 numbers by instructions of its own; without them bf16 is slower than float32."""
     import torch
 
-    capabilities: dict[str, Any] = torch.cpu.get_capabilities()
+    capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
