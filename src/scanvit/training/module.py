@@ -119,6 +119,13 @@ class ClassificationModule(L.LightningModule):
             # global_step already counts the step just made
             update_average(self.average, self.network, ema_decay(self.global_step - 1, self.experiment.ema.decay))
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning's own refuses a fused optimizer under mixed precision, because of a scaler of gradients that bf16 does not have."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = build_optimizer(self.network, self.experiment.optimizer)
         # The scale is no part of the optimizer's state: a world of another size goes on with its own.
