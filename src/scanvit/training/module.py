@@ -108,11 +108,6 @@ class ClassificationModule(L.LightningModule):
         smoothing = self.experiment.loss.label_smoothing
         return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * self.class_weights[targets]
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None) -> None:
-        # Lightning refuses to clip under mixed precision what a fused optimizer steps, for the sake of a gradient scaler: bf16 has none.
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
