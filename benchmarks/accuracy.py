@@ -86,7 +86,7 @@ def train_and_score(experiment: Experiment, pack: Path, run_dir: Path, split: st
         subprocess.run([*scanvit, "evaluate", run_dir, "--split", split], check=True, stdout=subprocess.DEVNULL)
     told = json.loads(scores.read_text(encoding="utf-8"))
     history = metric_history(run_dir)
-    figures = {name: told["overall"][name] for name in ("accuracy", "balanced_accuracy", "auroc") if name in told["overall"]}
+    figures = {name: told["overall"][name] for name in ("accuracy", "balanced_accuracy", "macro_auroc") if name in told["overall"]}
     return figures | {"seed": experiment.seed, "images": told["images"], "patients": told["patients"], "train_time_s": history["train_time_s"][-1][2]}
 
 

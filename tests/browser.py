@@ -27,7 +27,7 @@ class Browser:
         command = [str(CHROMIUM), *_FIXED, "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         told = profile / "DevToolsActivePort"
-        self._until(lambda: told.exists() and told.read_text().count("\n") >= 1)
+        self.until(lambda: told.exists() and told.read_text().count("\n") >= 1)
         address = f"http://127.0.0.1:{told.read_text().splitlines()[0]}/json/new?about:blank"
         with urlopen(Request(address, method="PUT"), timeout=within_s) as answer:
             page = json.load(answer)
@@ -60,7 +60,7 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Until the expression is true."""
-        self._until(lambda: self.evaluate(f"Boolean({expression})"), expression)
+        self.until(lambda: self.evaluate(f"Boolean({expression})"), expression)
 
     def drop(self, selector: str, file: Path) -> None:
         """Drag a file from outside onto the middle of an element."""
@@ -85,7 +85,7 @@ class Browser:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _until(self, done: Any, what: str = "the browser") -> None:
+    def until(self, done: Any, what: str = "the browser") -> None:
         deadline = time.monotonic() + self._within_s
         while not done():
             assert time.monotonic() < deadline, f"{what} did not come about"
