@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import psutil
 import yaml
 from tests.integration.boxes import Box
 from tests.integration.conftest import SOURCES
+from tests.ports import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 # The command ray; `ray start` gives a node 30 s to come up, which is too short on a machine that is very busy.
@@ -66,11 +66,6 @@ def kill_at_once(processes: list[psutil.Process]) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signum)
     psutil.wait_procs(processes, timeout=10)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Node:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 from tests.mlflow_server import MlflowServer
+from tests.ports import free_ports
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
@@ -130,7 +130,7 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     script = SOURCES.parents[1] / "shared" / "platform" / "objstore.sh"
     if not script.is_file():
         pytest.skip("the script that starts an object store is not beside this checkout (../shared/platform/objstore.sh)")
-    store = ObjectStore(script, tmp_path_factory.mktemp("objects"), _free_ports(5))
+    store = ObjectStore(script, tmp_path_factory.mktemp("objects"), free_ports(5))
     store.start()
     yield store
     store.stop()
@@ -157,13 +157,3 @@ def _is_running(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # where nobody reaps them
     except psutil.NoSuchProcess:
         return False
-
-
-def _free_ports(count: int) -> int:
-    """The first of ``count`` ports in a row that nobody listens on."""
-    for first in range(21000 + os.getpid() % 5000, 60000, count):
-        with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                sockets.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-    pytest.skip("no free ports")

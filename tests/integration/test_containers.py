@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.ports import free_ports
 
 from scanvit import __version__
 
@@ -102,19 +102,10 @@ def test_scanvit_is_importable_in_each_image_that_trains(images: dict[str, str])
     assert docker("run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", images["train"], "python", "-c", code).strip().endswith("+cpu")
 
 
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def _write_environment(path: Path, data: Path) -> dict[str, str]:
     names = ("POSTGRES_PORT", "STORE_PORT", "MLFLOW_PORT", "RAY_PORT", "RAY_DASHBOARD_PORT", "PROMETHEUS_PORT", "RAY_CLIENT_PORT")
-    values = dict(zip(names, map(str, _free_ports(len(names))), strict=True))
+    first = free_ports(len(names))
+    values = {name: str(first + place) for place, name in enumerate(names)}
     values |= {
         name: secrets.token_urlsafe(24) for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "JUPYTER_TOKEN")
     }

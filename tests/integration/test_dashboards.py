@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "deploy" / "prometheus" / "prometheus.yml"
@@ -50,12 +50,6 @@ def exporter() -> Iterator[str]:
         thread.join()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _get(address: str, path: str, **parameters: str) -> Any:
     with urllib.request.urlopen(f"{address}{path}?{urllib.parse.urlencode(parameters)}", timeout=20) as answer:
         return json.load(answer)["data"]
@@ -77,7 +71,7 @@ def prometheus(exporter: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         else:
             job["static_configs"] = []
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    port = _free_port()
+    port = free_port()
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as process:
         address = f"http://127.0.0.1:{port}"

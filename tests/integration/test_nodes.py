@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.training_runs import arguments, assert_same
+from tests.ports import free_port
 
 ONE_EPOCH = ("trainer.max_epochs=1",)
 
@@ -21,15 +21,10 @@ def one_command(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "run"
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 def test_one_command_on_each_of_two_machines(scanvit: Scanvit, small_pack: Path, one_command: Path) -> None:
     run_dir = scanvit.folder / "run"
     command = arguments(small_pack, run_dir, *ONE_EPOCH, "trainer.num_nodes=2", "trainer.devices=1")
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     second = scanvit.start(*command, NODE_RANK="1", **place)  # waits for the first
     first = scanvit.start(*command, NODE_RANK="0", **place)
     for process in (first, second):

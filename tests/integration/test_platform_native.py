@@ -24,6 +24,7 @@ import psutil
 import pytest
 from tests.integration.conftest import ObjectStore, Scanvit
 from tests.integration.test_tracking import SETTINGS
+from tests.ports import free_ports
 
 from scanvit.platform import object_store as stores
 from scanvit.platform.native.guard import holder
@@ -83,15 +84,6 @@ class Platform:
             content = {f["path"]: self.api(f"get-artifact?path={f['path']}&run_uuid={run_id}") for f in files if not f["is_dir"]}
             found[run_id] = (run["info"]["run_name"], run["info"]["status"], run["data"].get("params", []), history, content)
         return found
-
-
-def free_ports(count: int) -> int:
-    for first in range(30000 + os.getpid() % 5000, 60000, count):
-        with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                sockets.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-    pytest.skip("no free ports")
 
 
 def settle(platform: Platform) -> None:
@@ -300,7 +292,8 @@ def test_a_refused_password_and_a_taken_port_are_one_sentence_each(platform: Pla
 def test_a_second_command_waits_for_nobody_but_says_who_is_at_work(platform: Platform) -> None:
     monitoring = ["monitoring"] if shutil.which("prometheus") else []
     first = platform.runner.start("platform", "up", "ray", *monitoring, **platform.environment)
-    wait_until(lambda: "ray-head" in platform.programs(), "ray was not started")
+    wait_until(lambda: "ray-head" in platform.programs() or first.poll() is not None, "ray was not started")
+    assert first.poll() is None, first.communicate()
     assert f"process {first.pid}" in platform("up", code=93)
     out, err = first.communicate(timeout=600)
     assert first.returncode == 0, err

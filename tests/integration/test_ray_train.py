@@ -18,11 +18,12 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from tests.integration.cluster_harness import RAY, RayCluster, free_port
+from tests.integration.cluster_harness import RAY, RayCluster
 from tests.integration.conftest import SOURCES, ObjectStore, Scanvit
 from tests.integration.test_notebooks import run as run_notebook
 from tests.integration.training_runs import SETTINGS, assert_same
 from tests.mlflow_server import MlflowServer
+from tests.ports import free_port
 
 from scanvit.data.pack import Pack
 from scanvit.training.mlflow_client import connect

@@ -18,7 +18,8 @@ import psutil
 import pytest
 import torch
 from tests.integration.conftest import Scanvit
-from tests.mlflow_server import MlflowServer, Proxy, free_port
+from tests.mlflow_server import MlflowServer, Proxy
+from tests.ports import free_port
 
 from scanvit.core.events import read_events
 from scanvit.training.mlflow_client import connect

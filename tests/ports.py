@@ -1,0 +1,27 @@
+"""Ports for servers that tests start."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+
+import pytest
+
+# Below the ports that systems give to outgoing connections (Linux: from 32768): one of those could be taken between the choice and the start of the
+# server. Above those that Ray gives to its workers (10002 to 19999).
+_FIRST, _LAST = 20000, 32000
+
+
+def free_ports(count: int) -> int:
+    """The first of ``count`` ports in a row that nobody listens on."""
+    for first in random.SystemRandom().sample(range(_FIRST, _LAST - count), 200):
+        with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                sockets.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    pytest.skip("no free ports")
+
+
+def free_port() -> int:
+    return free_ports(1)
