@@ -16,6 +16,8 @@ from urllib.request import Request, urlopen
 import pytest
 from tests.ports import free_ports
 
+from scanvit.storage.processes import end
+
 PACKAGES = ("keystone==30.0.0", "keystonemiddleware==13.0.1", "gunicorn==27.0.1", "swift==2.38.3", "setuptools<81")
 _HOME = Path(__file__).resolve().parents[1] / ".build" / "keystone"  # takes a minute to install: kept for the next time
 REGION = "RegionOne"
@@ -109,11 +111,7 @@ class KeystoneServer:
 
     def close(self) -> None:
         for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
+            end(process)
 
     def credential(self, name: str, *, roles: tuple[str, ...] = ("member",)) -> dict[str, str]:
         """The variables that a cloud's dashboard writes for a new application credential of a new user with these roles."""
