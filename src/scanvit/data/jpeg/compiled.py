@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
@@ -22,9 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 def _cache() -> Path:
-    """Where the machine code is kept for later processes: a folder for each content of this room and version of the compiler, as numba itself
-    looks at the one file that a function stands in. Numba adds the processor; it writes by renaming, so processes may start together."""
-    content = hashlib.sha256(f"{numba.__version__} {numba.config.BOUNDSCHECK}".encode())
+    """Where the machine code is kept for later processes: a folder for each content of this room, version of the compiler and processor, as numba
+    itself looks at the one file that a function stands in. It writes by renaming."""
+    processor = f"{numba.config.CPU_NAME or binding.get_host_cpu_name()} {numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
+    content = hashlib.sha256(f"{numba.__version__} {numba.config.BOUNDSCHECK} {processor}".encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         content.update(file.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
@@ -32,6 +34,23 @@ def _cache() -> Path:
 
 
 CACHE = _cache()
+
+
+def once(compile_all: Callable[[], None]) -> None:
+    """Call ``compile_all`` unless a process has done so before; of several that start together, one does, and the others wait for it."""
+    ready = CACHE / "ready"
+    if ready.exists():
+        return
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with open(CACHE / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not ready.exists():
+                _log.warning("The JPEG decoder is compiled for this processor: once, about 10 s. The result is kept in %s.", CACHE)
+                compile_all()
+                ready.touch()
+    except OSError as cause:
+        _log.warning("The JPEG decoder is compiled anew by every process, as %s cannot be written: %s.", CACHE, cause.strerror or cause)
 
 
 def compiled(function: Callable[..., Any]) -> Any:

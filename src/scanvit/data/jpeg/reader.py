@@ -10,15 +10,16 @@ from __future__ import annotations
 import io
 import threading
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image
 
 from ...core.contract import PixelContract
-from .compiled import CACHE, PAD_BYTES
+from .compiled import PAD_BYTES, once
 from .header import JpegFile, read_jpeg
-from .reduce import resample, to_gray, to_rgb, weights, zigzag
 from .lanes import LANES
+from .reduce import resample, to_gray, to_rgb, weights, zigzag
 from .scan import GROUPS, find_blocks, log_room, read_coefficients, take_bits
 from .tables import Tables, tables
 
@@ -57,23 +58,29 @@ class _Scan:
     lookup: Tables
 
 
-def is_compiled() -> bool:
-    """Whether another process has left the machine code for this one."""
-    return any(CACHE.rglob("*.nbc"))
+@cache
+def _compile() -> None:
+    once(_compile_all)
 
 
-def compile_all() -> None:
-    """Have the machine code ready, for this process and all that start after it: some seconds the first time, else a tenth of one."""
+def _compile_all() -> None:
     for mode, channels in (("L", 1), ("RGB", 3)):
         stream = io.BytesIO()
         Image.new(mode, (32, 32), 99).save(stream, "JPEG")
         file = read_jpeg(stream.getvalue())
         assert file is not None
-        assert reduced_pixels(stream.getvalue(), file, PixelContract(image_size_px=8, channels=1 if channels == 1 else 3)) is not None
+        assert _pixels(stream.getvalue(), file, PixelContract(image_size_px=8, channels=1 if channels == 1 else 3)) is not None
 
 
 def reduced_pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.ndarray | None:
-    """uint8 (C, H, W) of the contract's shape, as the file has them (no orientation applied), or None where the scan is not what the header says."""
+    """uint8 (C, H, W) of the contract's shape, as the file has them (no orientation applied), or None where the scan is not what the header says.
+
+    The first call in a process loads the machine code (0.3 s), the first on a machine makes it."""
+    _compile()
+    return _pixels(data, file, contract)
+
+
+def _pixels(data: bytes, file: JpegFile, contract: PixelContract) -> np.ndarray | None:
     scan = _read_scan(data, file)
     if scan is None:
         return None

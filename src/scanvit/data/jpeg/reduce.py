@@ -96,7 +96,8 @@ def _basis(sample, frequency, cosines, root):
 @compiled
 def resample(coefficients, steps, rows, places, first_x, counts_x, values_x, first_y, counts_y, values_y):
     """int16 coefficients (place in zigzag order, blocks down, blocks across) that the quantization ``steps`` multiply, to int64 (H, W): the picture
-    in sixteenths, around 0. ``rows`` is memory for order * blocks across * H doubles. Where damaged coefficients are out of all bounds, so is the picture, but the same on every machine."""
+    in sixteenths, around 0. ``rows`` is memory for order * blocks across * H
+    doubles. Where damaged coefficients are out of all bounds, so is the picture, but the same on every machine."""
     order, target, height, width = places.shape[0], first_x.size, coefficients.shape[1], coefficients.shape[2]
     flat = coefficients.reshape(-1)
     line, sums = np.empty(width, np.int32), np.empty(target)

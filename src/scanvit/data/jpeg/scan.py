@@ -92,13 +92,15 @@ def _skip_symbols(stream, s, most, kind, dc, ac):
 
 
 @compiled
-def _skip_odd(stream, states, odd, log, count, damaged, unit, dc, ac):
+def _skip_odd(stream, end, states, odd, log, count, damaged, unit, dc, ac):
     """Take the lanes of ``odd`` over what the short tables do not decide. Returns the new ``count`` of the log."""
     for lane in range(LANES):
         if (odd >> U(lane)) & _1:
             s, block = states[0, lane], states[2, lane]
             further = _skip_symbols(stream, s, _SYMBOLS, unit[block], dc, ac)
-            if further == _0:
+            if further == _0 and s >> _8 > end - _8:
+                further = end << _8  # in what fills the last byte
+            elif further == _0:
                 further = (s & ~_K) + (_256 | _EOB)  # a bit later
                 damaged[lane] = states[3, lane] + _1
             if further & _ENDS:
@@ -133,7 +135,7 @@ def _skip_together(stream, bounds, logs, unit, dc, ac, skips):
             for group in range(GROUPS):
                 count, odd = skip(stream, skips, kinds, U(unit.size), states[group], logs[group], counts[group])
                 if odd:
-                    count = _skip_odd(stream, states[group], odd, logs[group], count, damaged[group], unit, dc, ac)
+                    count = _skip_odd(stream, bounds[-1], states[group], odd, logs[group], count, damaged[group], unit, dc, ac)
                 counts[group] = count
         for lane in range(bounds.size - 1):
             own = states[lane // LANES, :, lane % LANES]
@@ -176,12 +178,13 @@ def find_blocks(stream, size, unit, places, logs, lists, dc, ac, skips):
     for lane in range(lanes):
         start, last = starts[lane], starts[lane + 1] - _1
         entry = start + damaged[lane // LANES, lane % LANES]
-        while place < bounds[lane + 1] and count < wanted:
+        while place < bounds[lane + 1] and count + _1 < wanted:
             while entry <= last and lists[entry] < place:
                 entry += _1
             if entry <= last and lists[entry] == place and (entry - start) % several == count % several:
-                copied = min(last - entry, wanted - count)
-                places[count : count + copied] = lists[entry : entry + copied]
+                copied = min(last - entry, wanted - count - _1)
+                for index in range(copied):
+                    places[count + index] = lists[entry + index]
                 count += copied
                 place = lists[entry + copied]
                 break
@@ -191,10 +194,8 @@ def find_blocks(stream, size, unit, places, logs, lists, dc, ac, skips):
                 return False
             count += _1
             place = s >> _8
-    if count < wanted:
-        places[count] = place
-        count += _1
-    return count == wanted and end - 8 < np.int64(places[wanted - _1]) <= end
+    places[count] = place
+    return count + _1 == wanted and end - 8 < np.int64(place) <= end
 
 
 @inlined
