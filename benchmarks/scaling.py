@@ -27,7 +27,6 @@ from scanvit.data.prepare import prepare
 
 from .harness import Cost, Figure, Options, Ratio
 
-EPOCHS = 4
 CHECKPOINT_EVERY_S = 60.0
 """The default of trainer.checkpoint_every_s."""
 CHECKPOINT_SHARE = 0.02
@@ -42,6 +41,7 @@ class Network:
     per_device_batch_size: int
     images: int
     """Of the training split."""
+    epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,10 @@ def ray(settings: Sequence[str], pack: Path, run_dir: Path) -> list[str]:
 
 CONTESTANTS: dict[str, tuple[Command, int]] = {"one process": (one_process, 1), "ddp": (ddp, 2), "ray": (ray, 2)}
 """{name: (arguments of scanvit, cores)}. The run must stand in ``run_dir`` when the command ends."""
-NETWORKS = {"tiny": Network(per_device_batch_size=32, images=1280), "reference": Network(per_device_batch_size=16, images=64)}
+NETWORKS = {
+    "tiny": Network(per_device_batch_size=32, images=1280, epochs=4),
+    "reference": Network(per_device_batch_size=16, images=64, epochs=3),
+}
 
 
 def draw_pack(folder: Path, network: Network) -> Path:
@@ -83,7 +86,8 @@ def draw_pack(folder: Path, network: Network) -> Path:
 
 
 def settings_of(name: str, *more: str) -> list[str]:
-    values = (f"trainer.max_epochs={EPOCHS}", f"trainer.per_device_batch_size={NETWORKS[name].per_device_batch_size}", "trainer.accelerator=cpu")
+    network = NETWORKS[name]
+    values = (f"trainer.max_epochs={network.epochs}", f"trainer.per_device_batch_size={network.per_device_batch_size}", "trainer.accelerator=cpu")
     values += ("trainer.threads=1", "trainer.log_every_n_steps=1", "trainer.early_stopping_patience=0", "tracking.mlflow=false", *more)
     return [name, *(word for value in values for word in ("--set", value))]
 

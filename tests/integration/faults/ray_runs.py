@@ -19,7 +19,7 @@ import psutil
 from tests.integration.cluster_harness import RayCluster, in_sessions, kill_at_once, wait_for
 from tests.integration.conftest import SOURCES
 from tests.integration.faults.conftest import Fault
-from tests.integration.training_runs import SETTINGS, assert_same, differing_weights
+from tests.integration.training_runs import SETTINGS, assert_same, differing_weights, last_step
 
 from scanvit.core.events import read_events
 
@@ -183,6 +183,7 @@ class Disturbed:
         """Wait for the command; what it said since the fault."""
         self.run.wait(code=code)
         self.exit_code, self.ended_s = code, time.monotonic() - self.at
+        self.made = max(self.made, last_step(self.run.run_dir))  # where the command has brought the newest checkpoint here
         return self.said
 
     def again(self) -> Disturbed:
