@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+Precision = Literal["32-true", "bf16-mixed"]
 _FORBID = ConfigDict(extra="forbid", validate_default=True)
 
 
@@ -135,9 +136,10 @@ class TrainerConfig:
     """How long a process waits for the others before it takes one for lost."""
     threads: int | Literal["auto"] = "auto"
     """CPU threads a process. auto: the cores, shared among the processes of a node. A small network is as fast with 1, and undisturbed by others."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed on a GPU and on a CPU with instructions for bf16 (AVX-512 BF16 or AMX), 32-true on any other. Weights, their updates,
-    losses and checkpoints are float32 in both. 32-true gives the same figures on CPUs of either kind, up to rounding."""
+    precision: Precision | Literal["auto"] = "auto"
+    """auto: bf16-mixed on a GPU and on a CPU with instructions for bf16 (AVX-512 BF16 or AMX), 32-true on any other; decided when a run begins, so
+    that one that goes on elsewhere keeps it. Weights, their updates, losses and checkpoints are float32 in both. 32-true gives the same
+    figures on CPUs of either kind, up to rounding."""
     gradient_clip_norm: float = Field(default=0.0, ge=0)
     """Largest L2 norm of the gradient; 0: off."""
     early_stopping_patience: int = Field(default=0, ge=0)

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ..core.config import Precision
 from ..core.errors import CheckpointError
 from ..storage.atomic import write_bytes
 
@@ -103,6 +104,12 @@ def write_checkpoint(checkpoint: Any, path: Path, *, arrived: Callable[[], None]
     buffer = io.BytesIO()  # first to memory: torch hides the reason when a file refuses to be written
     torch.save(checkpoint, buffer)
     write_bytes(path, buffer.getbuffer())
+
+
+def saved_precision(path: Path) -> Precision | None:
+    """The precision in which the run of a checkpoint is trained; None in one from before 0.2."""
+    precision: Precision | None = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("precision")
+    return precision
 
 
 def on_host(values: Any) -> tuple[Any, Callable[[], None]]:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from ..core.config import Experiment
+from ..core.config import Experiment, Precision
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
 from ..core.runtime import World, available_devices, derive_seed, has_bf16, usable_cores
@@ -23,7 +24,7 @@ from ..data.loader import EvalLoader, TrainLoader, as_tensor, has_room
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
 from ..evaluation.inference import batch_size
-from .checkpoints import AtomicCheckpointIO, newest_intact
+from .checkpoints import AtomicCheckpointIO, newest_intact, saved_precision
 from .description import open_events
 from .host import Host
 from .module import ClassificationModule
@@ -49,10 +50,11 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
+    checkpoint = newest_intact(run_dir / "checkpoints")
+    experiment = _decided(experiment, checkpoint)
     _set_threads(experiment, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
-    checkpoint = newest_intact(run_dir / "checkpoints")
     events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
     progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
     recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
@@ -119,6 +121,16 @@ class _PackData(L.LightningDataModule):
         return as_tensor(images, home), as_tensor(targets, home)
 
 
+def _decided(experiment: Experiment, checkpoint: Path | None) -> Experiment:
+    """The experiment with ``precision: auto`` decided: by this machine where the run begins, and for good: a run that goes on elsewhere stays the same run."""
+    if experiment.trainer.precision != "auto":
+        return experiment
+    began_with = saved_precision(checkpoint) if checkpoint else None
+    is_gpu = available_devices(experiment.trainer.accelerator)[0] == "gpu"
+    precision: Precision = began_with or ("bf16-mixed" if is_gpu or has_bf16() else "32-true")
+    return replace(experiment, trainer=replace(experiment.trainer, precision=precision))
+
+
 def _train_counts(pack: Pack) -> torch.Tensor:
     """Training images a class, (K,). Raises EmptyClassError where a class has none, or where there is nothing to validate on."""
     counts = torch.bincount(torch.from_numpy(np.array(pack.targets("train"))), minlength=len(pack.class_names))
@@ -139,8 +151,6 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path,
     settings, world = experiment.trainer, World.from_environment()
     accelerator, found = available_devices(settings.accelerator)
     precision: Any = settings.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "gpu" or has_bf16() else "32-true"
     strategy: Strategy | str = "auto"
     plugins: list[Any] = [AtomicCheckpointIO(recorder.writer)]
     if host:

@@ -136,6 +136,7 @@ class ClassificationModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._summed(self.train_sums).tolist()
         checkpoint["position"] = asdict(self.position)
+        checkpoint["precision"] = self.experiment.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "position" in checkpoint:  # a checkpoint from before 0.2 goes on in a world of the same size only

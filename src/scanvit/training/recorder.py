@@ -82,7 +82,7 @@ class RunRecorder(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         make_sums_repeatable(trainer.strategy.model)
-        _refuse_unlike_processes(self.council.gather(trainer.global_step))
+        _refuse_unlike_processes(self.council.gather((trainer.global_step, trainer.precision)))
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
         assert isinstance(pl_module, ClassificationModule)
         trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
@@ -237,12 +237,15 @@ class RunRecorder(Checkpoint):
             )
 
 
-def _refuse_unlike_processes(steps: list[int]) -> None:
-    if len(set(steps)) > 1:
-        other = next(rank for rank, step in enumerate(steps) if step != steps[0])
-        raise RunError(
-            f"Process 0 starts at step {steps[0]}, but process {other} at step {steps[other]}.", hint="Every machine has to see the same run folder: share it."
-        )
+def _refuse_unlike_processes(starts: list[tuple[int, str]]) -> None:
+    """``starts``: (step, precision) by rank."""
+    for rank, (step, precision) in enumerate(starts):
+        if step != starts[0][0]:
+            hint = "Every machine has to see the same run folder: share it."
+            raise RunError(f"Process 0 starts at step {starts[0][0]}, but process {rank} at step {step}.", hint=hint)
+        if precision != starts[0][1]:
+            hint = "Their machines differ: choose for all of them, --set trainer.precision=32-true."
+            raise RunError(f"Process 0 trains in {starts[0][1]}, but process {rank} in {precision}.", hint=hint)
 
 
 def _lr(trainer: L.Trainer) -> float:
