@@ -40,7 +40,8 @@ def mix(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     share = torch._sample_dirichlet(torch.full((len(images), 2), alpha, device=images.device))[:, 0]
     share = torch.maximum(share, 1 - share)
     weight = share.view(-1, 1, 1, 1).to(images.dtype)
-    return weight * images + (1 - weight) * images[partner], partner, share
+    # index_select: torch 2.13's compiler fails at an index that it knows to be a permutation.
+    return weight * images + (1 - weight) * images.index_select(0, partner), partner, share
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:
