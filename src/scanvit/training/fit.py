@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from ..core.config import Experiment, Precision
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
-from ..core.runtime import World, available_devices, derive_seed, has_bf16, usable_cores
+from ..core.runtime import World, available_devices, bind_to_cores, derive_seed, has_bf16, keep_freed_memory, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor, has_room
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
@@ -52,7 +52,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     world = World.from_environment()
     checkpoint = newest_intact(run_dir / "checkpoints")
     experiment = _decided(experiment, checkpoint)
-    _set_threads(experiment, host)
+    _take_resources(experiment, world, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
     events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
@@ -141,10 +141,13 @@ def _train_counts(pack: Pack) -> torch.Tensor:
     return counts
 
 
-def _set_threads(experiment: Experiment, host: Host | None) -> None:
-    threads = experiment.trainer.threads
-    shared = host.threads if host else max(1, usable_cores() // World.from_environment().local_world_size)
-    torch.set_num_threads(shared if threads == "auto" else threads)
+def _take_resources(experiment: Experiment, world: World, host: Host | None) -> None:
+    shared = host.threads if host else max(1, usable_cores() // world.local_world_size)
+    threads = shared if experiment.trainer.threads == "auto" else experiment.trainer.threads
+    torch.set_num_threads(threads)
+    if available_devices(experiment.trainer.accelerator)[0] == "cpu":
+        bind_to_cores(world, threads=threads)
+        keep_freed_memory()
 
 
 def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path, host: Host | None) -> L.Trainer:
