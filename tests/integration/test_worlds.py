@@ -117,10 +117,10 @@ def _train(pack: Path, run_dir: Path, settings: tuple[str, ...]) -> list[tuple[l
     """Train, and return the (indices, weights) of every batch of this process."""
     seen, original = [], loader.rank_batch
 
-    def record(*args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        indices, weights = original(*args, **kwargs)
-        seen.append((indices.tolist(), weights.tolist()))
-        return indices, weights
+    def record(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, float]:
+        indices, weight = original(*args, **kwargs)
+        seen.append((indices.tolist(), [weight] * len(indices)))
+        return indices, weight
 
     loader.rank_batch = record
     opened = Pack.open(pack)
