@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_inside_an_epoch(scanvit: MarkedScanvit, small_pack
     run.process.kill()
     run.ended("killed", code=-signal.SIGKILL)
     run.take_up().went_on()
-    assert run.record("killed", fault, undisturbed) <= 1
+    assert run.record("killed", fault, undisturbed) <= 2, "a checkpoint is written beside the step that follows it"
 
 
 @pytest.mark.fault("one process", "SIGTERM", "inside an epoch")
