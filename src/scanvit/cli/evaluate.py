@@ -215,7 +215,10 @@ def _show(scores: Scores, run: Path) -> None:
         titles = printable(", ".join(str(gate.get("title") or gate.get("gate")) for gate in scores.audit))
         console.print(f"The audit of the data has open findings: {titles}.", style="yellow", markup=False, highlight=False)
     console.print(f"report  {report_path(run, scores.split)}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"next    scanvit compare {run} OTHER_RUN, or scanvit predict {run} IMAGE", markup=False, highlight=False, soft_wrap=True)
+    split = "" if scores.split == "test" else f" --split {scores.split}"
+    # A table of predictions has no network to ask.
+    ask = f", or scanvit predict {run} IMAGE" if (run / "checkpoint.pth").is_file() else ""
+    console.print(f"next    scanvit compare {run} OTHER_RUN{split}{ask}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _what(scores: Scores) -> str:
