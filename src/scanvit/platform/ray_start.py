@@ -1,11 +1,12 @@
 """``python -m scanvit.platform.ray_start start ...``: Ray's own command line, patient with busy machines, and without a server for ray://.
 
 ``ray start`` gives a node half a minute to register, and its server for ray:// as long; where that is too short, as on a machine that trains,
-the whole node ends and begins again from nothing. Nobody here calls by ray://, which is one more open port: jobs come by the dashboard's.
+the whole node ends and begins again from nothing. Its raylet waits 15 s for each port of its agent that it does not know. Nobody here calls by ray://, which is one more open port: jobs come by the dashboard's.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable
@@ -32,13 +33,28 @@ def patient(get_node: Callable[..., Any], patience_s: float) -> Callable[..., An
     return wait_for_node
 
 
+def told_beforehand(start_raylet: Callable[..., Any], persist_port: Callable[[str, str, str, int], None], name: str) -> Callable[..., Any]:
+    """``start_raylet`` that lays down the agent's port, where it was chosen by who starts the node, where the raylet else finds it too late."""
+    signature = inspect.signature(start_raylet)
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        if port := given.get("dashboard_agent_listen_port"):
+            persist_port(given["session_dir"], given["node_id"], name, port)
+        return start_raylet(*args, **kwargs)
+
+    return start
+
+
 def main() -> None:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
+    from ray import _raylet
     from ray._private import services
     from ray.scripts import scripts
 
     services.get_node = patient(services.get_node, _NODE_S)
+    services.start_raylet = told_beforehand(services.start_raylet, _raylet.persist_port, _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME)
     # No option leaves that server out; where its packages are missing, it is not started.
     scripts.get_ray_client_dependency_error = lambda: ImportError("ray:// is not served here")
     scripts.main()
