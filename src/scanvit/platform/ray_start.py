@@ -1,7 +1,8 @@
 """``python -m scanvit.platform.ray_start start ...``: Ray's own command line, patient with busy machines, and without a server for ray://.
 
-``ray start`` gives a node half a minute to register, and its server for ray:// as long; where that is too short, as on a machine that trains,
-the whole node ends and begins again from nothing. Its raylet waits 15 s for each port of its agent that it does not know. Nobody here calls by ray://, which is one more open port: jobs come by the dashboard's.
+``ray start`` gives a node half a minute to register, its server for ray:// as long, and its raylet waits 15 s for each port of its agent that it
+does not know; where that is too short, as on a machine that trains, the whole node ends and begins again from nothing. Nobody here calls by
+ray://, which is one more open port: jobs come by the dashboard's.
 """
 
 from __future__ import annotations
