@@ -24,6 +24,10 @@ class PixelContract:
     """1 (gray) or 3 (RGB)."""
     resample: Literal["bilinear"] = "bilinear"
     """Antialiased (the filter's support grows with the reduction)."""
+    jpeg: Literal["frequencies", "reduced"] = "frequencies"
+    """How a JPEG much larger than the target is resampled: from the lowest frequencies of its blocks, or from the picture that libjpeg reduces while
+    decoding. They differ by less than 1 of 255 on average. Packs and checkpoints that do not say are from versions that only knew "reduced"; it
+    stays what their images are prepared and predicted with."""
     mean: float = 0.5
     """Of pixels scaled to 0..1."""
     std: float = 0.5
@@ -36,6 +40,8 @@ class PixelContract:
             raise ConfigError(f"channels is {self.channels}.", hint="Use 1 (gray) or 3 (RGB).")
         if self.resample != "bilinear":
             raise ConfigError(f"resample is {self.resample!r}.", hint="Use 'bilinear'.")
+        if self.jpeg not in ("frequencies", "reduced"):
+            raise ConfigError(f"jpeg is {self.jpeg!r}.", hint="Use 'frequencies', or 'reduced' for the pixels of earlier packs.")
         if not self.std > 0:
             raise ConfigError(f"std is {self.std}.", hint="Use a value above 0.")
 
@@ -49,7 +55,8 @@ class PixelContract:
         return images.float().div_(255.0).sub_(self.mean).div_(self.std)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The inverse of ``from_dict``. "reduced" is left out, as earlier versions did: their fingerprints hold."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("jpeg", "reduced")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelContract:
@@ -60,4 +67,4 @@ class PixelContract:
                 f"The pixel contract holds {unknown[0]!r}, which this version of scanvit does not know.",
                 hint="Use the version of scanvit that wrote it, or a newer one.",
             )
-        return cls(**values)
+        return cls(**{"jpeg": "reduced", **values})

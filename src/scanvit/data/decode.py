@@ -14,14 +14,17 @@ from PIL import Image, UnidentifiedImageError
 from ..core.contract import PixelContract
 from ..core.errors import ImageError
 from .dicom.frames import dicom_frames, is_dicom
+from .jpeg.header import read_jpeg
 
 MAX_PIXELS = 100_000_000
 """Width times height past which nothing is decoded. A chest film at 100 um is about 20 million."""
 MAX_FRAME_BYTES = 1 << 30
 """Of all frames of one file, after resizing."""
 _OVERSAMPLE = 1.5
-"""libjpeg's own reduction stops at this many times the target; the antialiased resampling does the rest. Measured by benchmarks/data.py:
+"""libjpeg's own reduction, where it has to do, stops at this many times the target; the antialiased resampling does the rest. Measured:
 1.5 costs 0.3 to 0.6 of 255 against full decoding; 2 costs 0.1 to 0.4 and a fifth of the speed; 1 is no faster and errs by up to 40 at edges."""
+_MIN_REDUCTION = 3
+"""A JPEG less than this many times the target is left to libjpeg: nearly all its frequencies matter."""
 _NPY_MAGIC = b"\x93NUMPY"
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,8 +63,10 @@ def decode_frames(data: bytes, contract: PixelContract) -> list[DecodedImage]:
     MedMNIST files hold them. One image a frame, in their order: a damaged frame costs the whole file, as a volume with a hole is no volume.
 
     EXIF orientation is applied, colours become ITU-R 601 luma where one channel is asked for, 16-bit gray is scaled by its full range
-    (65535 -> 255), transparent pixels lie on black. The image is squashed to a square by antialiased bilinear resampling; a JPEG is first
-    reduced while decoding, to no less than one and a half times the target. Raises ImageError, and nothing else, for whatever cannot be read.
+    (65535 -> 255), transparent pixels lie on black. The image is squashed to a square by antialiased bilinear resampling. Of a JPEG three times the
+    target or larger only the frequencies that this leaves are decoded (``data.jpeg``); where the contract's ``jpeg`` is "reduced", and for files that
+    are not plain sequential ones, libjpeg reduces it while decoding, to no less than one and a half times the target. Raises ImageError, and nothing
+    else, for whatever cannot be read.
     """
     try:
         # Pillow and pydicom warn about damaged metadata and about sizes that are judged here.
@@ -69,7 +74,9 @@ def decode_frames(data: bytes, contract: PixelContract) -> list[DecodedImage]:
             warnings.simplefilter("ignore")
             if is_dicom(data):
                 return _decode_dicom(data, contract)
-            return [_decode_array(data, contract) if data.startswith(_NPY_MAGIC) else _decode_file(data, contract)]
+            if data.startswith(_NPY_MAGIC):
+                return [_decode_array(data, contract)]
+            return [_decode_frequencies(data, contract) or _decode_file(data, contract)]
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -78,6 +85,28 @@ def decode_frames(data: bytes, contract: PixelContract) -> list[DecodedImage]:
         raise _too_large("More than the decoder takes") from None
     except Exception as cause:  # a decoder may raise anything on damaged bytes: all of it means an unreadable image
         raise ImageError(f"The image cannot be decoded: {str(cause).strip() or type(cause).__name__}.", hint="Fetch or export it again.") from None
+
+
+def _decode_frequencies(data: bytes, contract: PixelContract) -> DecodedImage | None:
+    """None where ``data.jpeg`` does not take the file, or finds a fault in it: Pillow has the last word on what is an image."""
+    file = read_jpeg(data) if contract.jpeg == "frequencies" else None
+    if file is None or file.width_px * file.height_px > MAX_PIXELS or min(file.width_px, file.height_px) < _MIN_REDUCTION * contract.image_size_px:
+        return None
+    orientation = 1
+    if file.metadata:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            orientation = _orientation(image)
+    from .jpeg.reader import reduced_pixels  # imports numba
+
+    pixels = reduced_pixels(data, file, contract)
+    if pixels is None:
+        return None
+    width_px, height_px = file.width_px, file.height_px
+    if orientation in _TRANSPOSE:
+        pixels = np.stack([np.asarray(Image.fromarray(plane).transpose(_TRANSPOSE[orientation])) for plane in pixels])
+        if orientation >= 5:
+            width_px, height_px = height_px, width_px
+    return DecodedImage(pixels, width_px, height_px, "JPEG")
 
 
 def _decode_file(data: bytes, contract: PixelContract) -> DecodedImage:

@@ -217,7 +217,7 @@ def _from_checkpoint(content: dict[str, Any], *, class_names: Sequence[str] | No
             raise CheckpointError(f"The checkpoint's {key!r} is missing or is no {kind.__name__}.", hint=_FETCH_AGAIN)
     try:
         own_names = _NAMES.validate_python(content["class_names"])
-        own_contract = _CONTRACT.validate_python(PixelContract.from_dict(content["contract"]).to_dict())
+        own_contract = _CONTRACT.validate_python(vars(PixelContract.from_dict(content["contract"])))
         config = _MODEL_CONFIG.validate_python(content["experiment"].get("model", {}))
     except (TypeError, ValidationError):
         raise CheckpointError("The checkpoint's settings make no network.", hint=_FETCH_AGAIN) from None

@@ -1,0 +1,138 @@
+"""What the compiled loops of the room share: how they are compiled and kept, and reading bits. Importing this imports numba (0.3 s)."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+PAD_BYTES = 1024
+"""Zeros that must follow a bit stream. No block of JPEG takes more: 64 symbols of at most 31 bits."""
+U = np.uint64
+_log = logging.getLogger(__name__)
+
+
+def _cache() -> Path:
+    """Where the machine code is kept for later processes: a folder for each content of this room, version of the compiler and processor, as numba
+    itself looks at the one file that a function stands in. It writes by renaming."""
+    processor = f"{numba.config.CPU_NAME or binding.get_host_cpu_name()} {numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
+    content = hashlib.sha256(f"{numba.__version__} {numba.config.BOUNDSCHECK} {processor}".encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        content.update(file.read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
+    return Path(numba.config.CACHE_DIR or Path(home) / "scanvit" / "compiled") / f"jpeg-{content.hexdigest()[:16]}"
+
+
+CACHE = _cache()
+
+
+def once(compile_all: Callable[[], None]) -> None:
+    """Call ``compile_all`` unless a process has done so before; of several that start together, one does, and the others wait for it."""
+    ready = CACHE / "ready"
+    if ready.exists():
+        return
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with open(CACHE / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not ready.exists():
+                _log.warning("The JPEG decoder is compiled for this processor: once, about 10 s. The result is kept in %s.", CACHE)
+                compile_all()
+                ready.touch()
+    except OSError as cause:
+        _log.warning("The JPEG decoder is compiled anew by every process, as %s cannot be written: %s.", CACHE, cause.strerror or cause)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compiled at the first call and kept in ``CACHE``; where that cannot be written, compiled in each process.
+
+    Releases the interpreter lock. No fast-math: all arithmetic here is on whole numbers, so every machine gives the same result.
+    """
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(CACHE)
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except (OSError, RuntimeError):
+        return numba.njit(nogil=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _word_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    data = arrayobj.make_array(signature.args[0])(context, builder, arguments[0]).data
+    return builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def _load_word(typing_context: Any, array: Any, index: Any) -> Any:
+    """Eight bytes from ``index`` on, the first one the most significant. Numba has no such access; of single bytes LLVM makes it only sometimes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bswap(builder.load(_word_pointer(context, builder, signature, arguments), align=1))
+
+    return numba.types.uint64(array, numba.types.uint64), generate
+
+
+@intrinsic
+def _store_word(typing_context: Any, array: Any, index: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(builder.bswap(arguments[2]), _word_pointer(context, builder, signature, arguments), align=1)
+        return context.get_dummy_value()
+
+    return numba.types.void(array, numba.types.uint64, numba.types.uint64), generate
+
+
+@intrinsic
+def _swap(typing_context: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bswap(arguments[0])
+
+    return numba.types.uint64(numba.types.uint64), generate
+
+
+def _load(array: np.ndarray, index: np.uint64) -> np.uint64:
+    return _load_word(array, index)
+
+
+def _store(array: np.ndarray, index: np.uint64, word: np.uint64) -> None:
+    _store_word(array, index, word)
+
+
+def _load_checked(array: np.ndarray, index: np.uint64) -> np.uint64:
+    word = U(0)
+    for place in range(8):
+        word = (word << U(8)) | U(array[index + U(place)])
+    return word
+
+
+def _store_checked(array: np.ndarray, index: np.uint64, word: np.uint64) -> None:
+    for place in range(8):
+        array[index + U(place)] = np.uint8((word >> U(56 - 8 * place)) & U(255))
+
+
+inlined = numba.njit(nogil=True, inline="always")
+"""For small functions within the compiled ones."""
+# The direct accesses ask no one whether the bytes are there; NUMBA_BOUNDSCHECK=1 takes the others, which do.
+load_word = inlined(_load_checked if numba.config.BOUNDSCHECK else _load)
+store_word = inlined(_store_checked if numba.config.BOUNDSCHECK else _store)
+
+
+@inlined
+def swapped(word: np.uint64) -> np.uint64:
+    """Its bytes in the other order."""
+    return _swap(word)
+
+
+@inlined
+def peek(stream: np.ndarray, position: np.uint64) -> np.uint64:
+    """At least 57 bits from bit ``position`` on, left-aligned."""
+    return load_word(stream, position >> U(3)) << (position & U(7))
