@@ -23,8 +23,11 @@ from .harness import Cost, Figure, Options, Ratio, below, floors, machine, recor
 SUITES = {
     "training": "the reference network's training step against two baselines; 5 minutes",
     "inference": "latency of one image and throughput, PyTorch and ONNX Runtime; a minute",
+    "predict": "scanvit predict from files to JSON against bare ONNX Runtime; 3 minutes",
     "data": "decoding JPEG and reading a pack; 3 minutes",
     "audit": "the search for near duplicates against comparing each with each; 2 minutes",
+    "scaling": "two processes on two cores against one on one, what checkpoints cost; 4 minutes",
+    "cluster": "a run on Ray against plain DDP, the start-up in parts; 4 minutes",
     "scale": "memory and time of prepare, audit and loader by the number of images; 5 minutes",
 }
 

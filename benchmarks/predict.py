@@ -1,137 +1,154 @@
-"""How much of ONNX Runtime's own speed `scanvit predict` keeps, with files to read, decode and describe.
+"""How much of ONNX Runtime's own speed `scanvit predict` keeps, with files to read, decode, judge and describe.
 
-    python -m benchmarks.predict --images FOLDER reference modern tiny -o benchmarks/results/predict.json
+    python -m benchmarks --only predict
 
-Untrained networks of these experiments (64 px, gray, nine classes) are exported. For each, in turns and ``--rounds`` times: ``bare``, a session of
-onnxruntime with its own defaults on arrays that lie ready in memory, in batches of the size that predict takes; ``predict``, from paths to lines of
-JSON in a file, the decoding in processes of its own; ``torch``, PyTorch on the same arrays. Start-up is not counted in any: a first pass warms
-everything up. A figure is images a second, the median of the rounds; the ratio is the median of the rounds' ratios. Files are repeated until there
-are ``--count``.
+Untrained, calibrated networks of two experiments (64 px, gray, nine classes) are exported. For each, in turns:
 
-Where decoding is a large part of the work the ratio must fall below one: the same cores do both. ``decode`` is what decoding alone reaches on all
-cores, and ``bound`` is the ratio that would be left if nothing but the two took time: decode / (decode + bare).
+    predict   from paths to lines of JSON, decoding in processes of its own: all that the command does after its start
+    bare      the very session that predict uses, asked by as many threads with batches of the same size, on arrays that lie ready in memory
+    default   a session as onnxruntime makes it when asked for nothing (its own threads), on the same batches one after the other
+
+The same cores decode and compute, so predict stays below bare by what decoding and the rest take, the less the larger the network; it may pass default.
+What starting takes (processes, imports) is measured apart: a round times all files and a quarter of them, and the difference counts.
+Files are chest X-rays of 224 x 224 pixels (JPEG) where they are at hand, else phantoms of that size; they are repeated.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
+import statistics
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
+
+from scanvit.core.loading import experiment_to_dict, load_experiment
+from scanvit.core.runtime import usable_cores
+from scanvit.data.decode import decode_image
+from scanvit.evaluation.engine import open_engine
+from scanvit.evaluation.export import export
+from scanvit.evaluation.onnx_record import INPUT
+from scanvit.evaluation.predict import predict_files
+from scanvit.model.checkpoint import save_checkpoint
+
+from .contestants import Setup, make_setup, reference_network
+from .data import SHARED, jpeg, scans
+from .harness import Cost, Figure, Options, Ratio
+
+COUNTS = {"reference": 240, "modern": 4000}
+"""Files, so that a turn takes some seconds."""
 
 
-def images_per_s(count: int, work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return count / (time.perf_counter() - start)
+def picture_files(folder: Path, count: int) -> list[str]:
+    folder.mkdir()
+    if SHARED.is_dir():
+        with zipfile.ZipFile(SHARED / "chest_xray_224.zip") as archive:
+            names = [name for name in archive.namelist() if name.endswith(".jpeg")]
+            files = [archive.read(name) for name in names[:: max(1, len(names) // count)][:count]]
+    else:
+        files = [jpeg(image, (224, 224), 90) for image in scans(SHARED, count)[1]]
+    for number, data in enumerate(files):
+        (folder / f"{number:05d}.jpeg").write_bytes(data)
+    return [str(path) for path in sorted(folder.iterdir())]
 
 
-def untrained(name: str, folder: Path) -> Path:
-    from scanvit.core.contract import PixelContract
-    from scanvit.core.loading import experiment_to_dict, load_experiment
-    from scanvit.model.checkpoint import save_checkpoint
-    from scanvit.model.vit import VisionTransformer
+def exported(name: str, setup: Setup, folder: Path) -> Path:
+    """An untrained network, calibrated on the setup's pack as every export is."""
+    pack, experiment = setup.pack, load_experiment(name)
+    experiment = replace(experiment, data=replace(experiment.data, pack=str(setup.folder / "pack")))
+    network = reference_network(replace(setup, experiment=experiment_to_dict(experiment)))
+    about: dict[str, Any] = {"contract": pack.contract, "experiment": experiment_to_dict(experiment), "fingerprint": pack.fingerprint}
+    folder.mkdir()
+    save_checkpoint(folder / "checkpoint.pth", state_dict=network.state_dict(), class_names=pack.class_names, audit=[], metrics={}, **about)
+    export(folder, folder / "model.onnx", format="onnx")
+    return folder / "model.onnx"
 
-    experiment, names = load_experiment(name), [f"class-{k}" for k in range(9)]
-    network = VisionTransformer(experiment.model, num_classes=len(names), image_size_px=64, channels=1)
-    about = {"contract": PixelContract(), "experiment": experiment_to_dict(experiment), "fingerprint": "", "audit": [], "metrics": {}}
-    save_checkpoint(folder / "checkpoint.pth", state_dict=network.state_dict(), class_names=names, **about)
-    return folder
 
-
-def measure(name: str, folder: Path, files: list[str], *, rounds: int, workers: int) -> dict[str, Any]:
+def contestants(model: Path, files: list[str]) -> dict[str, Callable[[int], None]]:
+    """Each does its work on that many of the files."""
     import onnxruntime
-    import torch
 
-    from scanvit.data.image_stream import Source, stream_images
-    from scanvit.evaluation import predict
-    from scanvit.evaluation.engine import TorchEngine, open_engine
-    from scanvit.evaluation.export import export
-    from scanvit.evaluation.onnx_record import INPUT
-    from scanvit.model.checkpoint import load_model
-
-    run = untrained(name, folder)
-    export(run, run / "model.onnx", format="onnx")
-    engine, model = open_engine(run / "model.onnx"), TorchEngine(load_model(run))
-    threads = torch.get_num_threads()
-    distinct = {path: image.pixels for path in dict.fromkeys(files) for image in stream_images([Source(path)], engine.contract, workers=0)}
+    engine = open_engine(model, callers=usable_cores())
+    distinct = {path: decode_image(Path(path).read_bytes(), engine.contract).pixels for path in dict.fromkeys(files)}
     arrays = np.stack([distinct[path] for path in files])
-    batches = [arrays[start : start + predict._AT_ONCE] for start in range(0, len(arrays), predict._AT_ONCE)]
-    session = onnxruntime.InferenceSession(run / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
-    def bare() -> None:
-        for batch in batches:
-            session.run(None, {INPUT: batch})
+    def batches(count: int) -> list[np.ndarray]:
+        return [arrays[start : start + engine.batch] for start in range(0, count, engine.batch)]
 
-    def whole() -> None:
+    def predict(count: int) -> None:
         with open(os.devnull, "w") as out:
-            for result in predict.predict_files(engine, files, workers=workers):
+            for result in predict_files(engine, files[:count], workers=usable_cores()):
                 out.write(json.dumps(result.to_dict()) + "\n")
 
-    def decoding() -> None:
-        for _ in stream_images(map(Source, files), engine.contract, workers=workers):
-            pass
+    def bare(count: int) -> None:
+        with ThreadPoolExecutor(engine.callers) as pool:
+            for _ in pool.map(lambda batch: engine.session.run(None, {INPUT: batch}), batches(count)):  # type: ignore[attr-defined]
+                pass
 
-    def pytorch() -> None:
-        for batch in batches:
-            model(batch)
+    def default(count: int) -> None:
+        for batch in batches(count):
+            session.run(None, {INPUT: batch})
 
-    works = {"bare": bare, "predict": whole, "decode": decoding, "torch": pytorch}
-    bare(), pytorch()
-    found: dict[str, list[float]] = {name: [] for name in works}
+    return {"predict": predict, "bare": bare, "default": default}
+
+
+def rates(works: dict[str, Callable[[int], None]], count: int, rounds: int) -> tuple[dict[str, list[float]], float]:
+    """(images a second of each in each round, seconds that predict takes to start)."""
+    few, found, start_s = count // 4, dict[str, list[float]](), list[float]()
+    for work in works.values():
+        work(few)
     for _ in range(rounds):
         for name, work in works.items():
-            found[name].append(images_per_s(len(files), work))
-    ratios = [ours / theirs for ours, theirs in zip(found["predict"], found["bare"], strict=True)]
-    middle = {name: round(median(values), 1) for name, values in found.items()}
-    bound = middle["decode"] / (middle["decode"] + middle["bare"])
-    return {
-        "experiment": name,
-        "images": len(files),
-        "threads": threads,
-        **middle,
-        "ratio": round(median(ratios), 3),
-        "ratios": [round(r, 3) for r in ratios],
-        "bound": round(bound, 3),
-    }
+            times_s = []
+            for files in (few, count):
+                before = time.perf_counter()
+                work(files)
+                times_s.append(time.perf_counter() - before)
+            found.setdefault(name, []).append((count - few) / max(times_s[1] - times_s[0], 1e-9))
+            if name == "predict":
+                start_s.append(max(0.0, times_s[0] - few / found[name][-1]))
+    return found, statistics.median(start_s)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="+")
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("-o", "--out", type=Path)
-    asked = parser.parse_args()
-
-    from scanvit.core.contract import PixelContract
-    from scanvit.data.files import expand
-    from scanvit.data.image_stream import Source, decode_source
-
-    usable = [path for path in expand([str(asked.images)]) if isinstance(decode_source(Source(path), PixelContract()), list)]
-    files = list(islice(cycle(usable), asked.count))
-    results = []
-    for name in asked.experiments:
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(measure(name, Path(folder), files, rounds=asked.rounds, workers=asked.workers))
-        said = results[-1]
-        print(f"{said['experiment']}: bare {said['bare']} images/s, PyTorch {said['torch']}, decoding {said['decode']}")
-        print(f"  predict {said['predict']}: {said['ratio']:.0%} of bare (decoding on the same cores leaves {said['bound']:.0%})", flush=True)
-    if asked.out:
-        about = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "files": len(usable), "workers": asked.workers}
-        asked.out.write_text(json.dumps(about | {"results": results}, indent=2) + "\n")
+def run(options: Options) -> list[Figure]:
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        work = Path(folder)
+        setup = make_setup(work / "set", images=270)
+        distinct = picture_files(work / "pictures", 500)
+        for name, most in COUNTS.items():
+            count = most // 4 if options.quick else most
+            torch.set_num_threads(usable_cores())
+            files = list(islice(cycle(distinct), count))
+            found, start_s = rates(contestants(exported(name, setup, work / name), files), count, 1 if options.quick else 5)
+            figures += _figures(name, found, start_s)
+    return figures
 
 
-if __name__ == "__main__":
-    main()
+def _figures(name: str, found: dict[str, list[float]], start_s: float) -> list[Figure]:
+    ours = found["predict"]
+    middle = {who: statistics.median(values) for who, values in found.items()}
+    told = {"bare": "files to JSON lines, against its own session on arrays", "default": "the same, against a session with ONNX Runtime's own settings"}
+    figures: list[Figure] = [
+        Ratio(
+            name=f"predict/{name}/{who}",
+            what=what,
+            ours=middle["predict"],
+            baseline=middle[who],
+            unit="images/s",
+            n=len(ours),
+            ratios=tuple(mine / theirs for mine, theirs in zip(ours, found[who], strict=True)),
+        )
+        for who, what in told.items()
+    ]
+    return [*figures, Cost(name=f"predict/{name}/start", what="until the decoding processes are at work", value=start_s, unit="s", n=len(ours))]

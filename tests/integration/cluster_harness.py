@@ -207,6 +207,7 @@ def autoscaling(folder: Path, *, max_workers: int, min_workers: int = 0) -> tupl
         "auth": {},
         "docker": {},
         "file_mounts": {},
+        "cluster_synced_files": [],
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": {"CPU": 1, "object_store_memory": 100_000_000}, "node_config": {}, "min_workers": min_workers, "max_workers": max_workers},

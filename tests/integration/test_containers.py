@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "deploy" / "compose.yaml"
 STAND_INS = REPOSITORY / "tests" / "containers"
 PROJECT = f"scanvit-test-{os.getpid()}"
-SERVICES = ["postgres", "store", "store-init", "mlflow", "ray-head", "ray-worker-1", "ray-worker-2", "prometheus", "ray-client"]
+SERVICES = ["postgres", "store", "store-init", "mlflow", "ray-head", "ray-worker-1", "ray-worker-2", "prometheus", "run-metrics", "ray-client"]
 TARGETS = {"mlflow": f"scanvit-mlflow:{__version__}", **{name: f"scanvit-{name}:{__version__}-cpu" for name in ("train", "ray", "jupyter")}}
 
 pytestmark = [
@@ -102,7 +102,7 @@ def test_scanvit_is_importable_in_each_image_that_trains(images: dict[str, str])
     assert docker("run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", images["train"], "python", "-c", code).strip().endswith("+cpu")
 
 
-def _write_environment(path: Path, data: Path) -> dict[str, str]:
+def _write_environment(path: Path, **paths: Path) -> None:
     names = ("POSTGRES_PORT", "STORE_PORT", "MLFLOW_PORT", "RAY_PORT", "RAY_DASHBOARD_PORT", "PROMETHEUS_PORT", "RAY_CLIENT_PORT")
     first = free_ports(len(names))
     values = {name: str(first + place) for place, name in enumerate(names)}
@@ -111,10 +111,10 @@ def _write_environment(path: Path, data: Path) -> dict[str, str]:
     }
     values |= {"GRAFANA_ADMIN_PASSWORD": secrets.token_urlsafe(24), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # What an address must escape, so that a password is taken for what it is.
-    values |= {"POSTGRES_PASSWORD": f"p/%40@:{secrets.token_urlsafe(12)}", "AWS_ACCESS_KEY_ID": "scanvit", "DATA_PATH": str(data), "RAY_SHM_SIZE": "512mb"}
+    values |= {"POSTGRES_PASSWORD": f"p/%40@:{secrets.token_urlsafe(12)}", "AWS_ACCESS_KEY_ID": "scanvit", "RAY_SHM_SIZE": "512mb"}
+    values |= {name: str(value) for name, value in paths.items()}
     path.write_text("".join(f"{name}={value}\n" for name, value in values.items()), encoding="utf-8")
     path.chmod(0o600)
-    return values
 
 
 LIST_BUCKETS = "import boto3, json; print(json.dumps(sorted(bucket['Name'] for bucket in boto3.client('s3').list_buckets()['Buckets'])))"
@@ -141,16 +141,20 @@ runs = client.search_runs([experiment.experiment_id for experiment in client.sea
 facts = [(run.info.status, len(client.get_metric_history(run.info.run_id, "val_loss")), client.list_artifacts(run.info.run_id)) for run in runs]
 print(json.dumps([(status, points, [artifact.path for artifact in artifacts]) for status, points, artifacts in facts]))
 """
-COUNT_NODES = """
-import json, time, urllib.request
+ASK_PROMETHEUS = """
+import json, time, urllib.parse, urllib.request
+
+def ask(query):
+    with urllib.request.urlopen("http://prometheus:9090/api/v1/query?" + urllib.parse.urlencode({"query": query})) as answer:
+        return json.load(answer)["data"]["result"]
 
 for _ in range(60):
-    with urllib.request.urlopen("http://prometheus:9090/api/v1/query?query=count(ray_node_cpu_utilization)") as answer:
-        result = json.load(answer)["data"]["result"]
-    if result and result[0]["value"][1] == "3":
+    nodes, losses = ask("count(ray_node_cpu_utilization)"), ask("scanvit_val_loss")
+    if losses and nodes and nodes[0]["value"][1] == "3":
         break
     time.sleep(2)
-print(json.dumps(int(result[0]["value"][1]) if result else 0))
+targets = sorted((target["metric"]["job"], target["value"][1]) for target in ask("up"))
+print(json.dumps([targets, [(loss["metric"]["run"], loss["value"][1]) for loss in losses]]))
 """
 JOB = """
 import json, os, socket
@@ -191,9 +195,13 @@ class Stack:
 def stack(images: dict[str, str], public_images: None, small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     shutil.copytree(small_pack, folder / "data" / "pack")
+    run = folder / "runs" / "first"
+    run.mkdir(parents=True)
+    (run / "events.jsonl").write_text('{"time": 1.0, "kind": "metrics", "epoch": 3, "step": 9, "values": {"val_loss": 0.25}}\n')
+    (run / "experiment.yaml").write_text("name: tiny\n")
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    _write_environment(folder / ".env", folder / "data")
+    _write_environment(folder / ".env", DATA_PATH=folder / "data", RUNS_PATH=folder / "runs")
     stack = Stack(folder / ".env")
     try:
         stack("up", "-d", "--wait", "--wait-timeout", "900", *SERVICES)
@@ -264,8 +272,10 @@ def test_a_training_on_the_cluster_is_tracked_with_its_artifacts_in_the_store(st
     assert any(key.endswith("/checkpoint.pth") for key in stack.python("mlflow", LIST_ARTIFACTS))
 
 
-def test_prometheus_scrapes_every_node_of_ray(stack: Stack) -> None:
-    assert stack.python("ray-client", COUNT_NODES) == 3
+def test_prometheus_scrapes_every_node_of_ray_and_the_runs(stack: Stack) -> None:
+    targets, losses = stack.python("ray-client", ASK_PROMETHEUS)
+    assert losses == [["first", "0.25"]]
+    assert targets == [["prometheus", "1"], *[["ray", "1"]] * 3, ["scanvit", "1"]]
 
 
 def test_what_was_stored_outlives_the_containers_and_a_new_password_holds(stack: Stack) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from scanvit.core.errors import ConfigError
@@ -126,3 +129,38 @@ def test_prediction_takes_the_same_way(source: Path, tmp_path: Path, make_dicom:
     results = list(predict_files(tmp_path / "run", [volume, tmp_path / "in" / "ill" / "damaged.dcm", tmp_path / "in" / "ill" / "IM3"]))
     assert [result.image for result in results][:3] == [f"{volume}#{number:04d}" for number in (1, 2, 3)]
     assert [result.error is None for result in results] == [True, True, True, False, True]
+
+
+REAL = {"ct": ["CT_small.dcm"], "mr": ["MR_small.dcm", "examples_overlay.dcm"]}
+"""Of pydicom's own test files, by class. What they state: sex O, F and M; ages 000Y and 058Y, one none; three scanners; no view."""
+
+
+def test_tags_of_real_files_become_subgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scanvit: Callable[..., str]) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
+    monkeypatch.setenv("SCANVIT_SALT", "0123456789abcdef")
+    random = np.random.default_rng(0)
+    for class_name, names in REAL.items():
+        (tmp_path / "in" / class_name).mkdir(parents=True)
+        for name, number in product(names, range(10)):
+            # The same scan of ten patients: another identity and other pixels, all else as the device wrote it.
+            file = pydicom.dcmread(Path(pydicom.__file__).parent / "data" / "test_files" / name)
+            pixels = file.pixel_array
+            pixels = pixels[: len(pixels) // 2 + 3 * number] // 2 + random.integers(0, max(2, pixels.max() // 2), pixels[: len(pixels) // 2 + 3 * number].shape)
+            file.PatientID, file.Rows, file.PixelData = f"{name}-{number}", len(pixels), pixels.astype(file.pixel_array.dtype).tobytes()
+            file.save_as(tmp_path / "in" / class_name / f"{number}-{name}")
+    sources = "{image_size_px: 16, sources: [{name: clinic, path: in, patient: dicom, dicom_tags: [sex, age_band, view, scanner]}]}"
+    (tmp_path / "sources.yaml").write_text(sources)
+    prepare(tmp_path / "sources.yaml", tmp_path / "pack", workers=1)
+    pack = Pack.open(tmp_path / "pack")
+    stated = {tuple(row[name] or "" for name in ("class_name", "sex", "age_band", "view", "scanner")) for row in pack.manifest.to_pylist()}
+    assert stated == {("ct", "O", "0-9", "", "RHAPSODE"), ("mr", "F", "", "", "MRT50H1"), ("mr", "M", "50-59", "", "Avanto")}
+
+    ids = pack.rows("train", "image_id")["image_id"].to_pylist()
+    is_mr = pack.targets("train") == 1
+    table = pa.table({"image_id": ids, "ct": np.where(is_mr, 0.1, 0.9), "mr": np.where(is_mr, 0.9, 0.1)})
+    pa.parquet.write_table(table, tmp_path / "other.parquet")
+    axes = [word for name in ("sex", "age_band", "view", "scanner") for word in ("--by", name)]
+    shown = scanvit("evaluate", "--predictions", tmp_path / "other.parquet", "--pack", tmp_path / "pack", "--split", "train", *axes)
+    found = json.loads((tmp_path / "other" / "scores-train.json").read_text())["subgroups"]
+    groups = {axis["name"]: {group["name"]: group["images"] for group in axis["groups"]} for axis in found}
+    print(shown, groups)

@@ -9,9 +9,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.guides import DOCUMENTS, REPOSITORY, blocks
 from tests.integration.conftest import Scanvit
 
+from scanvit.data.phantoms.chest import draw_chest
 from scanvit.data.phantoms.folder import draw_phantoms
 
 RUN = [document for document in DOCUMENTS if any(block.mark == "run" for block in blocks(document))]
@@ -31,7 +33,16 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gates = [word for gate in ("G1", "G2", "G3", "G4", "G5", "G6") for word in ("--acknowledge", f"{gate}=drawn images, for the documents")]
     scanvit("data", "audit", "packs/mine", *gates)
     scanvit("train", "tiny", "--pack", "packs/mine", "--run-dir", "runs/mine", "--set", "trainer.max_epochs=1")
+    draw_elsewhere(tmp_path / "other")
     return tmp_path
+
+
+def draw_elsewhere(folder: Path) -> None:
+    """Images of another hospital, which has names of its own for the classes."""
+    for class_name, finding in {"lung-normal": "normal", "PNEUMONIA": "opacity", "rare": "tuberculosis"}.items():
+        (folder / class_name).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(draw_chest(finding, patient_seed=1000 + number, image_seed=number)).save(folder / class_name / f"{number}.png")
 
 
 @pytest.mark.parametrize("document", RUN, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""Copies to and from a real object store, by rclone and by pyarrow, with deaths on both sides."""
+"""Copies to and from a real object store, by rclone, pyarrow and python-swiftclient, with deaths on both sides."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from scanvit.storage.transfer import open_store, pull, push
 from scanvit.storage.workplace import WORK_FOLDER
 
 needs_rclone = pytest.mark.skipif(find_rclone() is None, reason="rclone is not installed")
-WAYS = [pytest.param(("swift", "rclone"), marks=needs_rclone), pytest.param(("s3", "rclone"), marks=needs_rclone), ("s3", "pyarrow")]
+needs_swiftclient = pytest.mark.skipif(find_spec("swiftclient") is None, reason="the extra 'swift' is not installed")
+WAYS = [
+    *(pytest.param((kind, "rclone"), marks=needs_rclone) for kind in ("swift", "s3")),
+    ("s3", "pyarrow"),
+    pytest.param(("swift", "swiftclient"), marks=needs_swiftclient),
+]
 every_way = pytest.mark.parametrize("way", WAYS, ids="-".join)
 Way = tuple[str, str]
 DYING = Limits(connect_s=2, idle_s=5, tries=2, errors=1)

@@ -61,6 +61,18 @@ def test_up_status_backup_and_restore_are_the_same_as_without_containers(platfor
     assert "runs by docker" in platform("up", "--native", code=93)
 
 
+def test_ray_and_the_client_that_submits_to_it_are_added_to_what_runs(platform: Platform, tmp_path: Path) -> None:
+    platform.edit(DATA_PATH=str(tmp_path / "nowhere"))
+    assert "which is no folder of this machine" in platform("up", "ray", code=10)
+    platform.edit(DATA_PATH=str(tmp_path))
+    platform("up", "ray", "ray-client")
+    health = platform.health()
+    assert set(health) == {"postgres", "store", "mlflow", "ray-head", "ray-worker-1", "ray-worker-2", "ray-client"}
+    assert all(row["healthy"] for row in health.values())
+    assert health["ray-head"]["detail"] == "Ray, 3 nodes"
+    assert health["ray-client"]["detail"].startswith("Jupyter")
+
+
 def test_a_container_that_is_gone_is_told_and_brought_back(platform: Platform) -> None:
     platform("up")
     docker("rm", "--force", f"{platform.settings['COMPOSE_PROJECT_NAME']}-postgres-1")

@@ -23,7 +23,11 @@ def test_a_cluster_that_is_too_small_grows_for_a_run(small_pack: Path, tmp_path:
         assert cluster.query("print(json.dumps(ray.cluster_resources().get('CPU', 0)))") == 0
         run = RayRun(cluster, small_pack, tmp_path / "run", "--num-workers", "2", "--storage", tmp_path / "storage").start()
         try:
-            said = run.wait(timeout_s=1200)
+            run.wait_for_line("started on", since=0, timeout_s=200)
+            said = run.wait()
+        except AssertionError:
+            logs = cluster.folder.glob("0/session_2*/logs/monitor.*")
+            pytest.fail(f"{run.said}\n" + "\n".join(log.read_text(encoding="utf-8")[-3000:] for log in logs))
         finally:
             run.close()
         assert "waiting for 2 workers (CPU 2): the cluster has 1 node with CPU 0 (0 free)" in said

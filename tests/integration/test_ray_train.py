@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-EPOCHS = 30
+EPOCHS = 16
 # Small batches make a run that lasts long enough to be disturbed.
 RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
 ONE_EPOCH = [x for s in [*SETTINGS, "trainer.max_epochs=1"] for x in ("--set", s)]
@@ -55,6 +55,14 @@ class Client:
 
     def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
         return self.scanvit.start(*args, **self.environment | environment)
+
+    def all_at_once(self, *commands: tuple[tuple[str | Path, ...], int, dict[str, str]]) -> list[str]:
+        """What commands say that do nothing but fail: (arguments, exit code, environment) each. Most of their time is that of their start."""
+        started = [(self.start(*args, **environment), code) for args, code, environment in commands]
+        said = ["".join(process.communicate(timeout=300)) for process, _ in started]
+        assert [process.returncode for process, _ in started] == [code for _, code in started], said
+        assert not any("Traceback" in text for text in said)
+        return said
 
 
 @pytest.fixture(scope="module")
@@ -191,29 +199,44 @@ def test_the_notebook_sends_a_run_and_fetches_it(client: Client, small_pack: Pat
 
 
 def test_storage_that_a_node_cannot_use_is_refused_before_anything_starts(client: Client, small_pack: Path) -> None:
-    options = ("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "2")
-    out = client(*options, "--run-dir", "runs/missing", "--storage", "s3://no-such-bucket", code=81)
-    assert "storage s3://no-such-bucket" in out
-    assert "does the bucket exist?" in out
-    out = client(*options, "--run-dir", "runs/away", "--storage", "s3://runs", code=81, AWS_ENDPOINT_URL="http://127.0.0.1:9")
-    assert re.search(r"On the node \S+ the storage s3://runs", out)
-    assert "AWS_ENDPOINT_URL" in out
-    out = client(*options, "--run-dir", "runs/keys", "--storage", "s3://runs", code=81, AWS_SECRET_ACCESS_KEY="wrong")
-    assert "AWS_SECRET_ACCESS_KEY" in out
-    assert "wrong" not in out
+    def options(name: str, storage: str) -> tuple[str | Path, ...]:
+        return ("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "2", "--run-dir", f"runs/{name}", "--storage", storage)
+
+    missing, away, keys = client.all_at_once(
+        (options("missing", "s3://no-such-bucket"), 81, {}),
+        (options("away", "s3://runs"), 81, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}),
+        (options("keys", "s3://runs"), 81, {"AWS_SECRET_ACCESS_KEY": "wrong"}),
+    )
+    assert "storage s3://no-such-bucket" in missing
+    assert "does the bucket exist?" in missing
+    assert re.search(r"On the node \S+ the storage s3://runs", away)
+    assert "AWS_ENDPOINT_URL" in away
+    assert "AWS_SECRET_ACCESS_KEY" in keys
+    assert "wrong" not in keys
 
 
 def test_a_wrong_token_and_a_missing_cluster_are_told_at_once(client: Client, small_pack: Path) -> None:
-    options = ("ray", "train", "tiny", "--pack", small_pack, "--run-dir", "runs/refused")
-    assert "refused this token" in client(*options, code=80, RAY_AUTH_TOKEN="0" * 64)
-    assert "RAY_AUTH_TOKEN_PATH" in client("ray", "status", code=80, RAY_AUTH_TOKEN="0" * 64)
-    assert "No Ray cluster answers at 127.0.0.1:9" in client(*options, code=80, RAY_ADDRESS="127.0.0.1:9")
-    assert "no address of a cluster's head" in client(*options, code=10, RAY_ADDRESS=client.dashboard)
-    assert "No job server answers" in client("ray", "status", "--address", "http://127.0.0.1:9", code=80)
+    def options(name: str) -> tuple[str | Path, ...]:
+        return ("ray", "train", "tiny", "--pack", small_pack, "--run-dir", f"runs/{name}")
+
+    wrong = {"RAY_AUTH_TOKEN": "0" * 64}
+    refused, unknown, missing, no_head, no_server = client.all_at_once(
+        (options("refused"), 80, wrong),
+        (("ray", "status"), 80, wrong),
+        (options("missing-cluster"), 80, {"RAY_ADDRESS": "127.0.0.1:9"}),
+        (options("no-head"), 10, {"RAY_ADDRESS": client.dashboard}),
+        (("ray", "status", "--address", "http://127.0.0.1:9"), 80, {}),
+    )
+    assert "refused this token" in refused
+    assert "RAY_AUTH_TOKEN_PATH" in unknown
+    assert "asks for no token" not in unknown
+    assert "No Ray cluster answers at 127.0.0.1:9" in missing
+    assert "no address of a cluster's head" in no_head
+    assert "No job server answers" in no_server
 
 
 def test_more_than_the_cluster_has_is_waited_for_and_then_refused(client: Client, small_pack: Path) -> None:
-    out = client("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "3", "--run-dir", "runs/three", "--wait", "12", code=82)
+    out = client("ray", "train", "tiny", "--pack", small_pack, "--num-workers", "3", "--run-dir", "runs/three", "--wait", "6", code=82)
     assert "waiting for 3 workers (CPU 3): the cluster has 1 node with CPU 2 (2 free)" in out
 
 

@@ -134,7 +134,7 @@ def test_a_server_that_is_away_for_training_and_evaluation_gets_everything_later
     run = only_run(mlflow_server.uri, name)
     assert run.data.metrics["test_accuracy"] == json.loads((run_dir / "scores-test.json").read_text())["overall"]["accuracy"]["value"]
     files = {file.path for file in connect(mlflow_server.uri).list_artifacts(run.info.run_id)}
-    assert {"report.html", "scores-test.json", "predictions-test.parquet"} <= files
+    assert {"report.html", "scores-test.json", "predictions-test.parquet", "model-card.md", "data-card.md"} <= files
     assert json.loads(scanvit("track", "status", run_dir, "--json"))["behind_bytes"] == 0
 
 

@@ -38,7 +38,26 @@ for _command in (archives.sources, archives.fetch, ls, pull, push, mount, extend
     data.add_command(_command)
 
 
-@data.command()
+_PREPARE = """\b
+Examples:
+  scanvit data prepare chest.zip -o packs/chest --image-size 128       # one folder a class
+  scanvit data prepare sources.yaml --root archives -o packs/mine      # several archives: docs/data.md says what the file holds
+  scanvit data prepare sources.yaml --root archives -o packs/mine --near-duplicates move --overwrite
+  scanvit data prepare grown.yaml --root archives --keep packs/mine -o packs/grown
+"""
+_AUDIT = """\b
+Gates:
+  G1  a patient in two splits, or patients unknown    G4  class and source go together; the border tells the class
+  G2  the same pixels in two splits                   G5  resolution, aspect or file format tells the class
+  G3  near duplicates in two splits                   G6  empty or tiny classes, splits that differ
+\b
+Examples:
+  scanvit data audit packs/mine
+  scanvit data audit packs/mine --acknowledge G4="one hospital a class: for development only" --acknowledge G6="a demonstration"
+"""
+
+
+@data.command(epilog=_PREPARE)
 @click.argument("sources", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="PACK", help="The pack to write.")
 @click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="What the paths in SOURCES are relative to.  [default: its folder]")
@@ -74,11 +93,14 @@ def prepare(sources: Path, out: Path, **options: Any) -> None:
     show_summary(summary, shown_path=out)
 
 
-@data.command()
+@data.command(epilog=_AUDIT)
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option("--acknowledge", multiple=True, metavar='GATE="REASON"', help="Accept a failed gate, with a reason that every run and report will carry.")
 def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
-    """Judge a pack, gate by gate. Exit code 3 where a gate fails that nobody acknowledged."""
+    """Judge a pack, gate by gate.
+
+    Writes audit.json and audit.html, a page with pictures, into PACK. Exit code 3 where a gate fails that nobody acknowledged.
+    """
     from ..core.errors import AuditError, ConfigError
     from ..data.audit import audit as audit_pack
 
@@ -106,7 +128,10 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the drawing.")
 @click.option("--flaws/--no-flaws", default=True, show_default=True, help="Put some broken and duplicated files among them.")
 def phantom(out: Path, patients_per_class: int, seed: int, flaws: bool) -> None:
-    """Draw phantom X-rays and B-scans of nine classes, to try everything without patients."""
+    """Draw phantom images, to try everything without patients.
+
+    X-rays and B-scans of nine classes, drawn by chance and not made from anybody.
+    """
     from ..data.phantoms.folder import draw_phantoms
 
     with stage_progress() as progress:

@@ -175,6 +175,7 @@ def _evaluate_table(table: Path, pack: Path | None, out: Path | None, *, split: 
 def _track(scores: Scores, run: Path) -> None:
     """Hand figures and files to the run's tracking; a server that is away gets them from ``scanvit track sync``."""
     from ..evaluation.evaluate import report_path
+    from ..evaluation.report.cards import CARDS
     from ..training.run_folder import load_run
     from ..training.shipping import ship_now
     from ..training.tracking import record_scores
@@ -183,7 +184,7 @@ def _track(scores: Scores, run: Path) -> None:
     values = {f"{scores.split}_{name}{end}": getattr(estimate, key) for name, estimate in scores.overall.items() for end, key in ends}
     for class_name, of_class in scores.per_class.items():
         values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
-    files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name)
+    files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name, *CARDS)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
     if not ship_now(run, load_run(run).tracking):
         click.echo(f"The tracking server did not get the scores; send them later: scanvit track sync {run}", err=True)
@@ -214,7 +215,10 @@ def _show(scores: Scores, run: Path) -> None:
         titles = printable(", ".join(str(gate.get("title") or gate.get("gate")) for gate in scores.audit))
         console.print(f"The audit of the data has open findings: {titles}.", style="yellow", markup=False, highlight=False)
     console.print(f"report  {report_path(run, scores.split)}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"next    scanvit compare {run} OTHER_RUN, or scanvit predict {run} IMAGE", markup=False, highlight=False, soft_wrap=True)
+    split = "" if scores.split == "test" else f" --split {scores.split}"
+    # A table of predictions has no network to ask.
+    ask = f", or scanvit predict {run} IMAGE" if (run / "checkpoint.pth").is_file() else ""
+    console.print(f"next    scanvit compare {run} OTHER_RUN{split}{ask}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _what(scores: Scores) -> str:

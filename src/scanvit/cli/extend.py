@@ -6,8 +6,13 @@ from pathlib import Path
 
 import click
 
+_EPILOG = """\b
+Example, the third tenth of what final_eval holds of a class:
+  scanvit data extend packs/nine --class lung-viral-pneumonia --slice 3/10 -o packs/nine-3
+"""
 
-@click.command()
+
+@click.command(epilog=_EPILOG)
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option("--class", "class_name", required=True, metavar="CLASS", help="Whose pool to take from.")
 @click.option("--slice", "part", required=True, metavar="K/N", help="Which part of the pool: 3/10 is the third tenth. Each can be taken once.")

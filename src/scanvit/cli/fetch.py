@@ -26,7 +26,7 @@ _CATALOG = click.option("--catalog", "catalog_file", type=click.Path(path_type=P
 @click.command()
 @_CATALOG
 def sources(catalog_file: Path | None) -> None:
-    """List the archives that can be fetched: size, licence, address, citation."""
+    """List the archives: size, licence, address, citation."""
     from ..data.catalog import load_catalog
 
     for number, entry in enumerate(load_catalog(catalog_file).values()):
@@ -45,7 +45,9 @@ def sources(catalog_file: Path | None) -> None:
 @click.option("--tries", type=click.IntRange(1, 100), default=6, show_default=True, help="Attempts in a row that bring nothing new.")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, metavar="S", help="Longest silence of the server.")
 def fetch(names: tuple[str, ...], out: Path, offline: bool, pack: Path | None, **options: Any) -> None:
-    """Download archives of the catalog (NAMEs as in "scanvit data sources"), or verify those that are there.
+    """Download archives, or verify those that are there.
+
+    NAMEs are those of "scanvit data sources".
 
     Interrupted, the same command goes on where it stopped. The first fetch of a file records its SHA-256 in DIR/fetch.lock.json; every later
     one holds to it. Credentials come from the environment alone.
@@ -72,8 +74,8 @@ def fetch(names: tuple[str, ...], out: Path, offline: bool, pack: Path | None, *
             _show(one)
     if pack and sources_file:
         _prepare(sources_file, out, pack)
-    elif sources_file:
-        click.echo(f"\nNext: scanvit data prepare {sources_file} --root {out} -o PACK")
+    else:
+        click.echo(f"\nNext: scanvit data prepare {sources_file or 'SOURCES.yaml'} --root {out} -o PACK")
 
 
 def _look(entries: list[CatalogEntry], out: Path) -> None:
@@ -116,7 +118,7 @@ def _facts(entry: CatalogEntry) -> list[tuple[str, str]]:
     facts += [("sha256", entry.sha256 or "none published: the first fetch records it")]
     if entry.credentials:
         names = f"{entry.credentials.user} and {entry.credentials.key}"
-        state = "are set" if entry.credentials.header() else "are not set; perhaps they are not asked for"
+        state = "set" if entry.credentials.header() else "not set; often not asked for"
         facts += [("sign in", f"with {names} of the environment ({state})")]
     facts += [("cite", citation) for citation in entry.citation]
     return facts + ([("note", entry.note)] if entry.note else [])

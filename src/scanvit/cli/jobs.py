@@ -24,8 +24,9 @@ Examples:
 runtime.json, where the cluster needs other values than are set here:
   {"env_vars": {"DATA_PATH": "/mnt/object", "MLFLOW_TRACKING_URI": "http://mlflow:8000"}}
 
-DATA_PATH and the variables of storage and tracking (AWS_*, OS_*, ST_*, MLFLOW_TRACKING_*) that are set here go with the job; what runtime.json
-says goes before. Whoever may read the cluster's jobs can read them. A "pip" list in it is installed on the cluster before the job starts."""
+DATA_PATH and the variables of storage and tracking (AWS_*, OS_*, ST_*, MLFLOW_TRACKING_*, MLFLOW_S3_*) that are set here go with the job; what
+runtime.json says goes before. Whoever may read the cluster's jobs can read them. A "pip" list in it is installed on the cluster before the job
+starts."""
 
 _address_option = click.option(
     "--address",

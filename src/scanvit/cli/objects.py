@@ -27,26 +27,39 @@ REMOTE:PATH is swift:CONTAINER[/FOLDER] or s3:BUCKET[/FOLDER]. Credentials come 
   s3     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION
 """
 
+_EXAMPLES = {
+    "pull": ["pull swift:scans /data/scans", "pull s3:scans/2026 $DATA_PATH"],
+    "push": ["push s3:scans/2026 images/", "push swift:new-bucket images/ --create"],
+    "mount": ["mount swift:scans /mnt/object", "mount swift:scans /mnt/object --daemon   # until: fusermount3 -u /mnt/object"],
+    "ls": ["ls swift:                  # the buckets", "ls swift:scans             # folders, sizes, numbers of objects", "ls s3:scans/2026 --json"],
+}
+
+
+def _epilog(command: str) -> str:
+    lines = [f"  scanvit data {line}" for line in _EXAMPLES[command]]
+    return "\n".join(["\b", "Examples:", *lines, "", _ENVIRONMENT])
+
+
 _remote_argument = click.argument("remote", metavar=_REMOTE)
 _folder_argument = click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path), envvar="DATA_PATH", default=Path(_DATA_PATH))
 _engine_option = click.option(
     "--engine",
-    type=click.Choice(["auto", "rclone", "pyarrow"]),
+    type=click.Choice(["auto", "rclone", "pyarrow", "swiftclient"]),
     default="auto",
     show_default=True,
-    help="auto: rclone where it is installed; pyarrow knows s3 alone.",
+    help="auto: rclone where it is installed, else pyarrow for s3 and swiftclient for swift.",
 )
 
 
-@click.command(epilog=_ENVIRONMENT)
+@click.command(epilog=_epilog("pull"))
 @_remote_argument
 @_folder_argument
 @_engine_option
 def pull(remote: str, folder: Path, engine: str) -> None:
-    """Copy objects into a folder, checked by checksum.
+    """Copy objects into a folder.
 
-    DIR is by default $DATA_PATH, else /mnt/object. Interrupted, the same command goes on where it stopped; complete, it copies nothing. Files of
-    other content under the same names are replaced, other files stay.
+    Each is checked by checksum before it takes its name. DIR is by default $DATA_PATH, else /mnt/object. Interrupted, the same command goes on
+    where it stopped; complete, it copies nothing. Files of other content under the same names are replaced, other files stay.
     """
     from ..storage.remote import parse_remote
     from ..storage.transfer import open_store
@@ -58,16 +71,16 @@ def pull(remote: str, folder: Path, engine: str) -> None:
     click.echo(f"\nNext: scanvit data prepare {folder} -o packs/mine")
 
 
-@click.command(epilog=_ENVIRONMENT)
+@click.command(epilog=_epilog("push"))
 @_remote_argument
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--create", is_flag=True, help="Make the bucket where it is missing.")
 @_engine_option
 def push(remote: str, folder: Path, create: bool, engine: str) -> None:
-    """Copy a folder (or one file) into an object store, checked by checksum.
+    """Copy a folder into an object store.
 
-    Interrupted, the same command goes on where it stopped; complete, it copies nothing. Objects of other content under the same names are
-    replaced, other objects stay. Links are refused.
+    DIR may be one file. All is checked by checksum. Interrupted, the same command goes on where it stopped; complete, it copies nothing.
+    Objects of other content under the same names are replaced, other objects stay. Links are refused.
     """
     from ..storage.remote import parse_remote
     from ..storage.transfer import open_store
@@ -80,15 +93,15 @@ def push(remote: str, folder: Path, create: bool, engine: str) -> None:
         click.echo(f"{done.empty_folders:,} empty folders are not there: an object store has none.")
 
 
-@click.command(epilog=_ENVIRONMENT)
+@click.command(epilog=_epilog("mount"))
 @_remote_argument
 @_folder_argument
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where read files are kept.  [default: the user's cache folder]")
 @click.option("--daemon", is_flag=True, help="Return, and leave the mount until it is unmounted.")
 def mount(remote: str, folder: Path, cache: Path | None, daemon: bool) -> None:
-    """Mount objects as a read-only folder, until Ctrl-C (needs rclone and FUSE).
+    """Mount objects as a read-only folder.
 
-    DIR is by default $DATA_PATH, else /mnt/object; it must be empty or new.
+    Until Ctrl-C; needs rclone and FUSE. DIR is by default $DATA_PATH, else /mnt/object; it must be empty or new.
     """
     from ..core.errors import PreemptedError
     from ..storage.mount import mount as mount_objects
@@ -101,12 +114,15 @@ def mount(remote: str, folder: Path, cache: Path | None, daemon: bool) -> None:
         )
 
 
-@click.command(epilog=_ENVIRONMENT)
+@click.command(epilog=_epilog("ls"))
 @_remote_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with size in bytes and number of objects.")
 @_engine_option
 def ls(remote: str, as_json: bool, engine: str) -> None:
-    """List the folders and objects at REMOTE:PATH, or the buckets of REMOTE:."""
+    """List buckets, folders and objects.
+
+    REMOTE: alone lists the buckets.
+    """
     from ..storage.failures import missing
     from ..storage.remote import parse_remote
     from ..storage.transfer import open_store
@@ -139,10 +155,14 @@ def _table(rows: list[_Row]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_footer=True)
+    if not rows:
+        click.echo("Nothing is there.")
+        return
+    table = Table(show_footer=any(row[1] is not None for row in rows))
     table.add_column("name", "all", overflow="fold")
-    table.add_column("size", size_text(sum(row[1] or 0 for row in rows)), justify="right")
-    table.add_column("objects", f"{sum(row[2] or 0 for row in rows):,}", justify="right")
+    counted = [row for row in rows if row[1] is not None]  # nothing is said of a bucket before it is looked into
+    table.add_column("size", size_text(sum(row[1] or 0 for row in counted)) if counted else "", justify="right")
+    table.add_column("objects", f"{sum(row[2] or 0 for row in counted):,}" if counted else "", justify="right")
     for name, size_bytes, count in rows:
         table.add_row(Text(printable(name)), "" if size_bytes is None else size_text(size_bytes), "" if count is None else f"{count:,}")
     Console(highlight=False, markup=False).print(table)

@@ -22,7 +22,9 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: boo
     console = _console()
     show_counts(summary.counts, summary.patients)
     quarantined = sum(map(len, summary.quarantined.values()))
-    console.print(f"{summary.images_in:,} images in, {quarantined:,} in the quarantine, {summary.ignored:,} other files ignored")
+    console.print(
+        f"{summary.images_in:,} images in, {quarantined:,} in the quarantine, {summary.ignored:,} other {'file' if summary.ignored == 1 else 'files'} ignored"
+    )
     for reason, entries in sorted(summary.quarantined.items()):
         console.print(f"  {reason}: {len(entries):,}", style="yellow")
         for entry in entries[:_EXAMPLES]:

@@ -61,7 +61,7 @@ def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
         raise click.UsageError("A list of first readings is a CSV file, and has no NUL: leave one of --null and --first-reading out.")
     if from_list == "-" and "-" in paths:
         raise click.UsageError("Standard input is an image or a list, not both.")
-    engine = open_engine(run, threads=options["threads"])
+    engine = open_engine(run, threads=options["threads"], callers=options["threads"] or usable_cores())
     workers = usable_cores() if options["workers"] is None else options["workers"]
     sources = _sources(paths, from_list, null=null, first_reading=first_reading)
     tally = _Tally()
@@ -120,7 +120,7 @@ def _csv_writer(stream: IO[str], engine: Engine, *, with_reading: bool) -> Calla
     import csv
 
     calibration = engine.calibration
-    thresholds = list(dict.fromkeys(f"{t.rule} {100 * t.target:g} %" for t in calibration.thresholds)) if calibration else []
+    thresholds = list(dict.fromkeys(threshold.title for threshold in calibration.thresholds)) if calibration else []
     columns = ["image", "prediction", "probability", *(f"probability of {name}" for name in engine.class_names)]
     columns += [f"called at {name}" for name in thresholds] + (["conformal_set"] if calibration else [])
     columns += ["outlier_score", "outlier"] if calibration and calibration.outliers else []

@@ -119,13 +119,15 @@ def show(result: FitResult) -> None:
     from rich.table import Table
 
     from ..training.mlflow_client import describe_place
+    from ..training.tracking_state import TrackingState
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("run", str(result.run_dir))
     table.add_row("best epoch", f"{result.best_epoch}, val_loss {result.best_val_loss:.4f}")
     table.add_row("weights", str(result.run_dir / "checkpoint.pth"))
     if result.tracking_uri:
-        table.add_row("tracked", describe_place(result.tracking_uri) + ("" if result.tracked else f"; send the rest: scanvit track sync {result.run_dir}"))
+        place = describe_place(result.tracking_uri, TrackingState.load(result.run_dir).run_id)
+        table.add_row("tracked", place + ("" if result.tracked else f"; send the rest: scanvit track sync {result.run_dir}"))
     table.add_row("next", f"scanvit evaluate {result.run_dir}")
     Console().print(table, soft_wrap=True, highlight=False)
 

@@ -19,8 +19,9 @@ from ..core.config import Experiment
 from ..core.errors import ClusterError, ConfigError, JobError
 from ..core.loading import experiment_to_yaml, parse_yaml, read_text
 from ..data.ray_decoding import require_ray
-from ..storage.address import is_loopback, public_address
+from ..storage.address import public_address
 from ..storage.atomic import write_text
+from .exposure import warn_of_dashboard
 from .session import secure
 from .settings import travelling
 
@@ -59,10 +60,9 @@ class JobServer:
                 hint="Write http://HOST:8265, the address of the cluster's dashboard.",
             )
         secure(os.environ, create=False)
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
-            _log.warning("%s is not encrypted: the token and the job can be read on the way. Prefer an SSH tunnel to 127.0.0.1, or https.", address)
         require_ray()
         self.address = address
+        warn_of_dashboard(address)
         with self._errors():
             from ray.job_submission import JobSubmissionClient
 

@@ -20,6 +20,7 @@ import psutil
 from ..core.errors import ClusterError, ConfigError, ScanvitError
 from ..data.ray_decoding import require_ray
 from ..storage.address import is_loopback
+from .exposure import warn_of_dashboard, warn_of_host
 
 _log = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 128 << 20
@@ -54,9 +55,9 @@ def connected(
     try:
         if address:
             ensure_reachable(address)
-            ray.init(address=address, **quiet)
+            _warn_of_its_dashboard(ray.init(address=address, **quiet).dashboard_url, address, ray.util.get_node_ip_address())
         else:
-            warn_if_open(dashboard)
+            warn_of_host(dashboard)
             own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
             own |= {"num_gpus": gpus} if gpus is not None else {}
             own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
@@ -169,13 +170,13 @@ def check_reachable(address: str, *, token: str | None, timeout_s: float = 10.0)
         _log.warning("The Ray cluster at %s asks for no token: anyone who reaches it can run code on its machines.", address)
 
 
-def warn_if_open(host: str | None) -> None:
-    if host is not None and not is_loopback(host):
-        _log.warning(
-            "The dashboard listens on %s: whoever reaches its port and has the token can run code on this machine. Ray was exploited in this way at scale "
-            "(CVE-2023-48022). Prefer 127.0.0.1 and an SSH tunnel.",
-            host,
-        )
+def _warn_of_its_dashboard(dashboard: str | None, address: str, own_ip: str) -> None:
+    """``dashboard``: HOST:PORT, none where the cluster has no dashboard. One on loopback is looked at on the head alone."""
+    if not dashboard:
+        return
+    head, host = address.rpartition(":")[0].strip("[]"), dashboard.rpartition(":")[0].strip("[]")
+    if not is_loopback(host) or is_loopback(head) or head == own_ip:
+        warn_of_dashboard(f"http://{dashboard}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,11 +5,12 @@ Every leaf can be set from a YAML file or by ``--set section.key=value``.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+Precision = Literal["32-true", "bf16-mixed"]
 _FORBID = ConfigDict(extra="forbid", validate_default=True)
 
 
@@ -122,7 +123,8 @@ class TrainerConfig:
     max_epochs: int = Field(default=12, ge=1)
     per_device_batch_size: int = Field(default=32, ge=1)
     """Images a process and optimizer step; times the number of processes it is the global batch size."""
-    eval_batch_size: int = Field(default=256, ge=1)
+    eval_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Images at a time in validation. auto: 2^18 pixels on a CPU and 2^22 on a GPU, at 64 px 64 and 1,024 images."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | Literal["auto"] = "auto"
     """Processes a node. auto: every GPU, or one process on a CPU."""
@@ -134,9 +136,10 @@ class TrainerConfig:
     """How long a process waits for the others before it takes one for lost."""
     threads: int | Literal["auto"] = "auto"
     """CPU threads a process. auto: the cores, shared among the processes of a node. A small network is as fast with 1, and undisturbed by others."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed on a GPU and on a CPU with instructions for bf16 (AVX-512 BF16 or AMX), 32-true on any other. Weights, their updates,
-    losses and checkpoints are float32 in both. 32-true gives the same figures on CPUs of either kind, up to rounding."""
+    precision: Precision | Literal["auto"] = "auto"
+    """auto: bf16-mixed on a GPU and on a CPU with instructions for bf16 (AVX-512 BF16 or AMX), 32-true on any other; decided when a run begins, so
+    that one that goes on elsewhere keeps it. Weights, their updates, losses and checkpoints are float32 in both. 32-true gives the same
+    figures on CPUs of either kind, up to rounding."""
     gradient_clip_norm: float = Field(default=0.0, ge=0)
     """Largest L2 norm of the gradient; 0: off."""
     early_stopping_patience: int = Field(default=0, ge=0)
@@ -145,7 +148,10 @@ class TrainerConfig:
     """Seconds between checkpoints inside an epoch (one is always written at its end)."""
     log_every_n_steps: int = Field(default=10, ge=1)
     compile: bool = False
-    """torch.compile the network: faster steps after a slow first one."""
+    """Make one graph of the pixels' way to the loss, for batches of the full size: faster steps after a first one that takes up to a minute.
+    The last batch of an epoch goes without."""
+    cuda_graphs: bool = False
+    """With compile, on a GPU: replay a step's kernels at one call. For small networks and batches, which leave a GPU waiting for its orders."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -52,6 +54,38 @@ class World:
 def usable_cores() -> int:
     """CPU cores that this process may run on: less than the machine's inside a container or under ``taskset``."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def bind_to_cores(world: World, *, threads: int) -> None:
+    """Keep this process to its share of the cores, where the run's processes here, with so many threads each, take all that they may use.
+
+    A process that is moved to another core, or has to share one with another's threads, keeps all others waiting in every step. Where cores
+    are left over, other work may be bound to the same ones: there nothing is bound.
+    """
+    processes, cores = world.local_world_size, usable_cores()
+    if not hasattr(os, "sched_setaffinity") or processes == 1 or processes * threads < cores or processes > cores:
+        return
+    mine = sorted(os.sched_getaffinity(0))[world.local_rank * cores // processes : (world.local_rank + 1) * cores // processes]
+    for thread in Path("/proc/self/task").iterdir():  # those that carry the messages run already
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), mine)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, for what it takes next. Does something under glibc alone.
+
+    Each training step on a CPU takes and frees the same some hundred MB. glibc gives blocks of that size back at once, and the system hands
+    out new pages, zeroed: two processes that do so hinder each other (docs/performance.md). The process never shrinks then; a training would
+    not anyway.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in _MALLOC.items():
+            mallopt(parameter, value)
+
+
+# From malloc.h: M_TRIM_THRESHOLD never; M_TOP_PAD at least a heap's size, else those of threads are unmapped when they are empty; M_MMAP_THRESHOLD.
+_MALLOC = {-1: -1, -2: 64 << 20, -3: 1 << 30}
 
 
 def available_devices(accelerator: str) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,30 +39,54 @@ class Source:
     """Its content, where it is no file."""
 
 
-@dataclass(frozen=True)
-class StreamedImage:
+Found = list[int | None] | ImageError
+"""The frames of a file (None: the file is the image), or what is wrong with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A few files, decoded."""
+
+    sources: list[Source]
+    found: list[Found]
+    """Of each source."""
+    pixels: np.ndarray
+    """uint8 (N, C, H, W): all images of all sources, in their order."""
+
+    def images(self) -> Iterator[StreamedImage]:
+        """In order, those that cannot be used among them."""
+        row = 0
+        for source, found in zip(self.sources, self.found, strict=True):
+            if isinstance(found, ImageError):
+                yield StreamedImage(source.path, source, error=found)
+                continue
+            for frame in found:
+                yield StreamedImage(source.path if frame is None else f"{source.path}#{frame:04d}", source, row)
+                row += 1
+
+
+class StreamedImage(NamedTuple):
     """Of a file an image a frame, or one with an error."""
 
     name: str
     """The path; of a frame of several ``path#0001``, as in a manifest."""
     source: Source
-    pixels: np.ndarray | None = None
-    """uint8 (C, H, W)."""
+    row: int | None = None
+    """In the block's pixels."""
     error: ImageError | None = None
 
 
-def stream_images(sources: Iterable[Source], contract: PixelContract, *, workers: int) -> Iterator[StreamedImage]:
-    """In the order of the sources. With few of them, or ``workers`` below 2, in this process. Raises DataError where a worker is killed."""
+def stream_blocks(sources: Iterable[Source], contract: PixelContract, *, workers: int) -> Iterator[Block]:
+    """In the order of the sources. With few of them, or ``workers`` below 1, decoded in this process. Raises DataError where a worker is killed."""
     incoming = iter(sources)
     first = list(islice(incoming, _WORTH_A_POOL))
-    whole = chain(first, incoming)
+    chunks = _chunks(chain(first, incoming))
     if workers < 1 or len(first) < _WORTH_A_POOL:
-        for source in whole:
-            yield from _named(source, decode_source(source, contract))
+        yield from (Block(chunk, *_decode_chunk(chunk, contract)) for chunk in chunks)
         return
     with worker_pool(workers) as pool:
         try:
-            yield from _through(pool, whole, contract, ahead=_CHUNKS_AHEAD * workers)
+            yield from _through(pool, chunks, contract, ahead=_CHUNKS_AHEAD * workers)
         except BrokenProcessPool:
             hint = "Look at the next file: its pixels may take more memory than there is. Or use fewer --workers."
             raise DataError("A decoding process was killed, most likely because the machine ran out of memory.", hint=hint) from None
@@ -86,24 +110,34 @@ def decode_source(source: Source, contract: PixelContract) -> list[tuple[int | N
 
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
-        return file.read(MOST_BYTES + 1)
+        # Room for MOST_BYTES would be asked of the system for every file; what has no size, as a pipe, may take it.
+        size_bytes = os.fstat(file.fileno()).st_size
+        return file.read(min(size_bytes or MOST_BYTES, MOST_BYTES) + 1)
 
 
-def _through(pool: ProcessPoolExecutor, sources: Iterable[Source], contract: PixelContract, *, ahead: int) -> Iterator[StreamedImage]:
-    pending: deque[tuple[list[Source], Future[list[Any]]]] = deque()
-    chunks = _chunks(sources)
+def _through(pool: ProcessPoolExecutor, chunks: Iterator[list[Source]], contract: PixelContract, *, ahead: int) -> Iterator[Block]:
+    pending: deque[tuple[list[Source], Future[tuple[list[Found], np.ndarray]]]] = deque()
     while True:
         for chunk in islice(chunks, ahead - len(pending)):
             pending.append((chunk, pool.submit(_decode_chunk, chunk, contract)))
         if not pending:
             return
         chunk, future = pending.popleft()
-        for source, result in zip(chunk, future.result(), strict=True):
-            yield from _named(source, result)
+        yield Block(chunk, *future.result())
 
 
-def _decode_chunk(chunk: list[Source], contract: PixelContract) -> list[Any]:
-    return [decode_source(source, contract) for source in chunk]
+def _decode_chunk(chunk: list[Source], contract: PixelContract) -> tuple[list[Found], np.ndarray]:
+    """One array for all: on its way to another process each would be packed by itself."""
+    found: list[Found] = []
+    pixels: list[np.ndarray] = []
+    for source in chunk:
+        result = decode_source(source, contract)
+        if isinstance(result, list):
+            pixels += [image for _, image in result]
+            found.append([frame for frame, _ in result])
+        else:
+            found.append(result)
+    return found, np.stack(pixels) if pixels else np.empty((0, *contract.shape), np.uint8)
 
 
 def _chunks(sources: Iterable[Source]) -> Iterator[list[Source]]:
@@ -125,11 +159,3 @@ def _size(source: Source) -> int:
         return len(source.data) if source.data is not None else os.stat(source.path).st_size
     except (OSError, ValueError):
         return 0
-
-
-def _named(source: Source, result: list[tuple[int | None, np.ndarray]] | ImageError) -> Iterator[StreamedImage]:
-    if isinstance(result, ImageError):
-        yield StreamedImage(source.path, source, error=result)
-        return
-    for frame, pixels in result:
-        yield StreamedImage(source.path if frame is None else f"{source.path}#{frame:04d}", source, pixels)

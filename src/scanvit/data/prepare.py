@@ -12,30 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.contract import PixelContract
-from ..core.errors import EmptyClassError, QuarantineError, SourcesError
+from ..core.errors import QuarantineError, SourcesError
 from ..storage.scratch import scratch_in
 from .archives.open import open_archive
 from .attributes import attribute_names
 from .audit import Gate, run_gates, write_audit
 from .batches import Batch, plan_batches, read_rows
 from .decoding import Engine, decode_batches, open_work_folder
-from .duplicates import find_duplicates, share_a_prefix
 from .file_rows import owned
 from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
-from .keep import check_salt, look_up, salt_setting
+from .keep import check_salt, salt_setting
 from .lineage import child_settings
-from .near_copies import Settled, settle_near_duplicates
 from .output import beside, make_way, output_lock, replacing
 from .pack import Pack, seal_pack
 from .pack_writer import write_arrays, write_rows
+from .placement import place
 from .ray_decoding import require_ray
 from .selection import Quarantined, Selection, select
 from .sources import Sources, load_sources, sources_from_dict, sources_root, sources_to_dict
-from .splits import assign_splits
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how many are done, of how many)."""
@@ -175,39 +171,21 @@ class _Job:
         images.sort()
         return images, quarantined
 
-    def _place(self, images: ImageTable) -> tuple[np.ndarray, list[Quarantined], Sequence[str]]:
-        """The split of each image that stays in the table (codes, int8), what leaves it, and what there is to say about the earlier pack."""
-        # Looked up before duplicates go: a copy that goes still tells where its patient belongs.
-        kept = look_up(self.earlier, images, self.contract) if self.earlier else None
-        left, rejected = _drop_duplicates(images, self.class_names, self.source_names, originals=kept.originals if kept else None)
-        if len(left) < len(images):
-            images.take(left)
-            kept = kept.take(left) if kept else None
-        settled = settle_near_duplicates(images, self.spec.near_duplicates, placed=kept.assigned if kept else None, source_names=self.source_names)
-        if settled.left is not None:
-            images.take(settled.left)
-            kept = kept.take(settled.left) if kept else None
-        _check_classes(self.class_names, images)
-        splits = _assign(images, self.spec, settled)
-        if kept:
-            kept.check(images, splits, self.source_names)
-        return splits, rejected + settled.quarantined, kept.warnings if kept else ()
-
     def _fill(self, folder: Path, batches: list[Batch]) -> tuple[int, list[Quarantined], Sequence[str]]:
         """Write manifest, arrays and quarantine; return the images found, what is in the quarantine, and what there is to say about the earlier pack."""
         images, quarantined = self._collect(batches)
         found = len(images) + len(quarantined)  # a volume is several images
         decoded = found - sum(len(selection.quarantined) for selection in self.selections)
         _check_share([q for q in quarantined if q.reason == "unreadable"], decoded, self.spec.max_quarantine_share)
-        splits, rejected, warnings = self._place(images)
-        quarantined += rejected
+        placed = place(images, self.spec, class_names=self.class_names, source_names=self.source_names, earlier=self.earlier, contract=self.contract)
+        quarantined += placed.quarantined
         assert len(images) + len(quarantined) == found, "every image is in the pack or in the quarantine"
-        write_rows(folder, images, splits, class_names=self.class_names, source_names=self.source_names)
-        write_arrays(folder, batches, images, splits, shape=self.contract.shape, progress=partial(self.progress, "Writing"))
+        write_rows(folder, images, placed.splits, class_names=self.class_names, source_names=self.source_names)
+        write_arrays(folder, batches, images, placed.splits, shape=self.contract.shape, progress=partial(self.progress, "Writing"))
         with open(folder / "quarantine.jsonl", "w", encoding="ascii") as file:
             for entry in sorted(quarantined, key=lambda q: (q.source, q.path)):
                 file.write(f"{json.dumps(entry.__dict__, ensure_ascii=True)}\n")
-        return found, quarantined, warnings
+        return found, quarantined, placed.warnings
 
     def _seal(self, folder: Path) -> tuple[str, list[Gate]]:
         settings = sources_to_dict(self.spec) | salt_setting(self.spec.sources)
@@ -253,45 +231,6 @@ def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> N
             f"{len(unreadable)} of {total} images cannot be read ({len(unreadable) / total:.1%}; {allowed:.1%} are allowed): {examples}",
             hint="Fetch them again, or allow more: --max-quarantine-share.",
         )
-
-
-def _drop_duplicates(
-    images: ImageTable, class_names: Sequence[str], source_names: Sequence[str], *, originals: np.ndarray | None
-) -> tuple[np.ndarray, list[Quarantined]]:
-    """The rows that stay, and the others. ``originals``: which of equal images is rather kept, bool (N,)."""
-    pixels, sources, paths, labels = images.digests("pixels_sha256"), images.numpy("source"), images.strings("path"), images.numpy("class")
-    suspects = share_a_prefix(pixels)
-    if originals is not None:
-        suspects = suspects[np.argsort(~originals[suspects], kind="stable")]
-    rows = suspects.tolist()
-    rejected = find_duplicates([(pixels[row].tobytes().hex(), class_names[labels[row]]) for row in rows])
-    stays = np.ones(len(images), bool)
-    quarantined = []
-    for index, (reason, kept) in sorted(rejected.items(), key=lambda item: rows[item[0]]):
-        row, other_row = rows[index], rows[kept]
-        stays[row] = False
-        other = f"{source_names[sources[other_row]]}: {paths[other_row]}"
-        detail = f"the same as {other}" if reason == "duplicate" else f"{class_names[labels[row]]} here, {class_names[labels[other_row]]} in {other}"
-        quarantined.append(Quarantined(source_names[sources[row]], str(paths[row]), reason, detail))
-    return np.flatnonzero(stays), quarantined
-
-
-def _check_classes(class_names: Sequence[str], images: ImageTable) -> None:
-    counts = np.bincount(images.numpy("class"), minlength=len(class_names)).tolist()
-    if 0 in counts:
-        name = class_names[counts.index(0)]
-        raise EmptyClassError(f"The class {name!r} has no image left: all are in the quarantine.", hint="Mend its files, or remove the class.")
-
-
-def _assign(images: ImageTable, spec: Sources, settled: Settled) -> np.ndarray:
-    splits = images.numpy("kept_split").copy()
-    if (splits < 0).all():
-        return assign_splits(settled.patients, images.numpy("class"), shares=spec.split, seed=spec.split.seed, kept=settled.placed)
-    rows = np.flatnonzero(splits < 0)
-    patients, labels = settled.patients.take(rows), images.numpy("class")[rows]
-    placed = None if settled.placed is None else settled.placed[rows]
-    splits[rows] = assign_splits(patients, labels, shares=spec.split, seed=spec.split.seed, kept=placed)
-    return splits
 
 
 def _warnings(selections: list[Selection]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..core.errors import CheckpointError
 from .calibrate import Calibration
-from .inference import infer
+from .inference import batch_size, infer
 from .outliers import OutlierDetector
 from .predictions import softmax
 
@@ -44,6 +44,10 @@ class Engine(Protocol):
     record: dict[str, Any]
     """``Classifier.record``."""
     calibration: Calibration | None
+    batch: int
+    """Images that it likes best at a time."""
+    callers: int
+    """Threads that may ask it at the same time."""
 
     def __call__(self, pixels: Pixels) -> Answers:
         """(N, C, H, W), 0..255, of the contract's shape."""
@@ -62,11 +66,13 @@ class Engine(Protocol):
 class TorchEngine:
     name = "PyTorch"
     explained_by = "relevance"
+    callers = 1
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
         self.class_names, self.contract, self.record = model.class_names, model.contract, model.record()
         self.calibration = read_calibration(model.calibration)
+        self.batch = batch_size(self.contract.shape)
         self._outliers: OutlierDetector | None = self.calibration.outliers if self.calibration else None
 
     def __call__(self, pixels: Pixels) -> Answers:
@@ -80,11 +86,13 @@ class TorchEngine:
         return explain(self.model.cpu(), pixels, classes)
 
 
-def open_engine(run_or_file: Path | str, *, threads: int | None = None) -> Engine:
+def open_engine(run_or_file: Path | str, *, threads: int | None = None, callers: int = 1) -> Engine:
     """For a run folder, a checkpoint.pth, an address of MLflow, or what ``scanvit export`` wrote as .onnx or .safetensors.
 
-    ``threads``: of the computation; left out, what the engine chooses. Raises RunMissingError, CheckpointError, and ConfigError where the engine
-    is not installed.
+    ``threads``: of the computation; left out, what the engine chooses. ``callers``: threads that will ask it at the same time, where it can be asked so
+    (``Engine.callers``): they do the computation themselves, which for many images is the faster way.
+
+    Raises RunMissingError, CheckpointError, and ConfigError where the engine is not installed.
     """
     suffix = Path(run_or_file).suffix
     if suffix == ".pt2":
@@ -95,7 +103,7 @@ def open_engine(run_or_file: Path | str, *, threads: int | None = None) -> Engin
     if suffix == ".onnx":
         from .onnx_engine import OnnxEngine
 
-        return OnnxEngine(Path(run_or_file), threads=threads)
+        return OnnxEngine(Path(run_or_file), threads=threads, callers=callers)
 
     import torch
 

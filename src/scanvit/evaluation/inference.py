@@ -37,8 +37,11 @@ def default_processes() -> int:
     return available_devices("auto")[1]
 
 
-def batch_size(shape: tuple[int, ...], device: str) -> int:
-    """Images (C, H, W) to take at once on "cpu" or "cuda"."""
+def batch_size(shape: tuple[int, ...], device: str | None = None) -> int:
+    """Images (C, H, W) to take at once on "cpu" or "cuda". ``device``: the GPU where there is one, if none is named."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return max(1, _BATCH_PX[device] // (shape[-2] * shape[-1]))
 
 
@@ -51,7 +54,7 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     import torch
 
     device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
-    step = batch_size(images.shape[1:], device)
+    step = batch_size(images.shape[1:])
     parts = [(start, min(start + step, n)) for start in range(0, n, step)]
     if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
         results = _in_processes(model, images, parts, processes)

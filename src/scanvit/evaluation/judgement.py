@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from .calibrate import Calibration
     from .engine import Engine
 
 AGREES, DIFFERS, UNKNOWN = "agrees", "differs", "unknown class"
@@ -21,11 +23,12 @@ def judge(engine: Engine, probs: npt.NDArray[np.floating], outlier_score: float 
     agreement ("agrees", "differs", "unknown class").
     """
     names, best = engine.class_names, int(probs.argmax())
-    shares = [round(float(p), 6) for p in probs]
+    values = probs.tolist()  # numbers of Python: for a few classes, many times as fast as an array's
+    shares = [round(share, 6) for share in values]
     said: dict[str, Any] = {"prediction": names[best], "probability": shares[best], "probabilities": dict(zip(names, shares, strict=True))}
     if engine.calibration:
-        said["operating_points"] = operating_points(engine, probs)
-        said["conformal_set"] = [name for name, inside in zip(names, engine.calibration.conformal.sets(probs), strict=True) if inside]
+        said["operating_points"] = _operating_points(engine.calibration, dict(zip(names, values, strict=True)))
+        said["conformal_set"] = [name for name, share, least in zip(names, values, engine.calibration.conformal.thresholds, strict=True) if share >= least]
         said["coverage"] = engine.calibration.conformal.coverage
     if outlier_score is not None:
         said |= {"outlier_score": round(outlier_score, 4), "outlier": outlier_score > 1}
@@ -35,10 +38,9 @@ def judge(engine: Engine, probs: npt.NDArray[np.floating], outlier_score: float 
     return said
 
 
-def operating_points(engine: Engine, probs: npt.NDArray[np.floating]) -> dict[str, dict[str, bool]]:
+def _operating_points(calibration: Calibration, probs: Mapping[str, float]) -> dict[str, dict[str, bool]]:
     """{"sensitivity 95 %": {class: whether its probability reaches the threshold that keeps that much on val}}."""
     points: dict[str, dict[str, bool]] = {}
-    for threshold in engine.calibration.thresholds if engine.calibration else ():
-        reached = float(probs[engine.class_names.index(threshold.class_name)]) >= threshold.threshold
-        points.setdefault(f"{threshold.rule} {100 * threshold.target:g} %", {})[threshold.class_name] = bool(reached)
+    for threshold in calibration.thresholds:
+        points.setdefault(threshold.title, {})[threshold.class_name] = probs[threshold.class_name] >= threshold.threshold
     return points

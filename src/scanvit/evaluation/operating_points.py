@@ -35,6 +35,11 @@ class Threshold:
     """On the images it was chosen on. None in records of an earlier version."""
     specificity: float | None = None
 
+    @property
+    def title(self) -> str:
+        """ "sensitivity 95 %": what predictions call it."""
+        return f"{self.rule} {100 * self.target:g} %"
+
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:

@@ -6,8 +6,6 @@ reader's light or dark mode. ``page.js`` makes their titles answer to pointer an
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -285,22 +283,3 @@ def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -
         placed[i] = ceiling = min(ceiling, placed[i])
         ceiling -= gap
     return [round(y, 1) for y in placed]
-
-
-def png_data_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """(C, H, W) uint8, gray, RGB or RGBA, as the source of an ``<img>``."""
-    return _data_uri(pixels, "PNG", optimize=True)
-
-
-def jpeg_data_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """(C, H, W) uint8, gray or RGB: of pictures of many pixels, a fifth of the bytes."""
-    return _data_uri(pixels, "JPEG", quality=82, optimize=True)
-
-
-def _data_uri(pixels: npt.NDArray[np.uint8], kind: str, **settings: Any) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **settings)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -65,8 +65,15 @@ def _swift(environment: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
         names = ("AUTH_URL", "APPLICATION_CREDENTIAL_ID", "APPLICATION_CREDENTIAL_SECRET")
         keys = ("auth", "application_credential_id", "application_credential_secret")
         settings = _required(environment, "swift", {key: f"OS_{name}" for key, name in zip(keys, names, strict=True)})
+        settings["auth"] = _version_3(settings["auth"])
         settings |= {"auth_version": "3"} | _optional(environment, {"region": "OS_REGION_NAME", "endpoint_type": "OS_INTERFACE"})
     return settings, environment.get("OS_CACERT") or None
+
+
+def _version_3(url: str) -> str:
+    """Clouds give the address with and without the version, and clients of OpenStack take both."""
+    url = url.rstrip("/")
+    return url if url.endswith("/v3") else f"{url}/v3"
 
 
 def _s3(environment: Mapping[str, str]) -> tuple[dict[str, str], str | None]:

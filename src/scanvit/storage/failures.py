@@ -11,15 +11,17 @@ from .remote import Remote
 _NO_SPACE = re.compile(r"no space left|disk quota exceeded|too big for remaining disk space", re.I)
 _REFUSED = re.compile(
     r"authorization failed|unauthorized|forbidden|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID"
-    r"|didn't have storage url"  # a region that the catalogue does not have
-    r"|AccessDenied|ACCESS_DENIED|status ?code: 40[13]|HTTP STATUS 40[13]|\b40[13] (?:Unauthorized|Forbidden)",
+    r"|AccessDenied|ACCESS_DENIED|status ?code: 40[13]|HTTP (?:STATUS )?40[13]|\b40[13] (?:Unauthorized|Forbidden)",
     re.I,
 )
+_NO_ENDPOINT = re.compile(r"didn't have storage url|endpoint for object-store service", re.I)
+_NOT_SECURE = re.compile(r"server gave HTTP response to HTTPS client|WRONG_VERSION_NUMBER|x509|certificate verify failed|CERTIFICATE_VERIFY_FAILED|SSL", re.I)
 _MISSING = re.compile(
     r"directory not found|NoSuchBucket|NO_SUCH_BUCKET|NoSuchKey|NO_SUCH_KEY|RESOURCE_NOT_FOUND|(?:container|object|bucket) not found|\b404\b", re.I
 )
 _UNREACHABLE = re.compile(
-    r"no such host|connection refused|connection reset|broken pipe|unreachable|dial tcp|time-?d? ?-?out|\bEOF\b|NETWORK_CONNECTION|curlCode"
+    r"no such host|connection refused|connection reset|connection aborted|connection broken|broken pipe|unreachable|dial tcp|time-?d? ?-?out|\bEOF\b"
+    r"|NETWORK_CONNECTION|curlCode|name or service not known|name resolution|ability to reset contents"
     r"|SLOW_DOWN|SERVICE_UNAVAILABLE|status ?code: 50\d|\b50[0-4] ",
     re.I,
 )
@@ -30,12 +32,22 @@ def explain(said: str, remote: Remote, credentials: Credentials) -> StorageError
     said = credentials.redact(" ".join(said.split()))[-600:]
     if _NO_SPACE.search(said):
         return NoSpaceError(f"No space is left to copy {remote}.", hint="Free some space or choose another folder, then run the same command again.")
+    if _NO_ENDPOINT.search(said):
+        return StorageError(
+            f"{credentials.address} names no object store for region {credentials.settings.get('region', '')!r}.",
+            hint="Check OS_REGION_NAME (and OS_INTERFACE, where it is set): openstack catalog list shows what there is.",
+        )
+    if _NOT_SECURE.search(said):
+        return StorageError(
+            f"No secure connection to {credentials.address}: {_last_clause(said)}.",
+            hint="Check http or https in the address; for a certificate of its own, set OS_CACERT or AWS_CA_BUNDLE to the file of who signed it.",
+        )
     if _REFUSED.search(said):
         return StorageError(
             f"{credentials.address} refused the credentials for {remote}.", hint=f"Check {VARIABLES[remote.kind]}, and that the user may read (or write) it."
         )
     if _MISSING.search(said):
-        return missing(remote)
+        return missing(remote) if remote.bucket else _no_store(remote, credentials)
     if _UNREACHABLE.search(said):
         return StorageError(
             f"{credentials.address} cannot be reached, or stopped answering: {_last_clause(said)}.",
@@ -52,5 +64,9 @@ def missing(remote: Remote) -> StorageError:
     )
 
 
+def _no_store(remote: Remote, credentials: Credentials) -> StorageError:
+    return StorageError(f"There is no {remote.kind} at {credentials.address}, as far as its answer tells.", hint=f"Check {VARIABLES[remote.kind]}.")
+
+
 def _last_clause(said: str) -> str:
-    return said.rstrip(".").rpartition(": ")[2][:200]
+    return said.rstrip(".'\")").rpartition(": ")[2][:200]

@@ -6,26 +6,19 @@ the MD5 of what was uploaded in one piece (unless it is encrypted with a key of 
 
 from __future__ import annotations
 
-import hashlib
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
-from .atomic import storage_errors
 from .credentials import Credentials
 from .failures import explain, missing
+from .piecewise import PIECE_BYTES, PiecewiseStore, Source
 from .rclone import Limits
 from .remote import Listing, Remote, RemoteObject, check_names
 
-_PIECE_BYTES = 1 << 20
-_LOOKERS, _COPIERS = 16, 8
-T = TypeVar("T")
-R = TypeVar("R")
+_LOOKERS = 16
 
 
 def s3_filesystem(credentials: Credentials, *, limits: Limits | None = None, allow_bucket_creation: bool = False) -> Any:
@@ -51,13 +44,11 @@ def s3_filesystem(credentials: Credentials, *, limits: Limits | None = None, all
     )
 
 
-class PyarrowS3:
+class PyarrowS3(PiecewiseStore):
     """One S3 remote through pyarrow; the Store of remote.py."""
 
     def __init__(self, remote: Remote, credentials: Credentials, *, limits: Limits | None = None) -> None:
-        self.remote = remote
-        self.credentials = credentials
-        self._stopped = threading.Event()
+        super().__init__(remote, credentials)
         # What is under 5 MB goes up in one piece, so that its ETag is an MD5.
         self._files = s3_filesystem(credentials, limits=limits, allow_bucket_creation=True)
 
@@ -76,7 +67,7 @@ class PyarrowS3:
         sizes = {info.path[start:]: info.size for info in found if info.type == FileType.File}
         if checksums:
             check_names(sizes, where=str(self.remote))  # pyarrow takes the slashes off some names: it would ask for another object
-        digests = dict(self._map(lambda name: (name, self._md5(f"{folder.path}/{name}")), list(sizes), _LOOKERS)) if checksums else {}
+        digests = dict(self.map(lambda name: (name, self._md5(f"{folder.path}/{name}")), list(sizes), _LOOKERS)) if checksums else {}
         return Listing(folder=folder, objects=tuple(RemoteObject(name=n, size_bytes=sizes[n], md5=digests.get(n)) for n in sorted(sizes)))
 
     def top(self) -> list[str]:
@@ -89,75 +80,41 @@ class PyarrowS3:
         with self._errors():
             self._files.create_dir(self.remote.bucket)
 
-    def fetch(self, folder: Remote, objects: Sequence[RemoteObject], target: Path, *, on_bytes: Callable[[int], None]) -> None:
-        count = _Counter(on_bytes)
+    @contextmanager
+    def pieces(self, path: str) -> Iterator[Iterator[bytes]]:
+        with self._errors():
+            file = self._files.open_input_stream(path)
+        with file:
+            yield self._read(file)
 
-        def one(item: RemoteObject) -> None:
-            path = target / item.name
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # Without a buffer, which would be written once more, and refused once more, while the file is being closed.
-                file = open(path, "wb", buffering=0)  # noqa: SIM115 - what S3 refuses below is no error of this disk
-            with file:
-                for piece in self._pieces(f"{folder.path}/{item.name}"):
-                    rest = memoryview(piece)
-                    while rest:
-                        with storage_errors(path):
-                            rest = rest[file.write(rest) :]
-                    count.add(len(piece))
+    def _read(self, file: Any) -> Iterator[bytes]:
+        while not self.stopped:
+            with self._errors():
+                piece = file.read(PIECE_BYTES)
+            if not piece:
+                return
+            yield piece
 
-        self._map(one, objects, _COPIERS)
-
-    def send(self, source: Path, names: Sequence[str], *, on_bytes: Callable[[int], None]) -> None:
-        count = _Counter(on_bytes)
-
-        def one(name: str) -> None:
-            path = f"{self.remote.path}/{name}"
-            with open(source / name, "rb") as file:
+    def upload(self, path: str, source: Source) -> None:
+        with self._errors():
+            output = self._files.open_output_stream(path)
+        try:
+            while piece := source.read():
                 with self._errors():
-                    output = self._files.open_output_stream(path)
-                try:
-                    while piece := file.read(_PIECE_BYTES):
-                        if self._stopped.is_set():
-                            raise InterruptedError
-                        with self._errors():
-                            output.write(piece)
-                        count.add(len(piece))
-                except BaseException:
-                    # Closing makes an object of what has come so far, and there is no way to give up: the object has to go again.
-                    with self._errors():
-                        output.close()
-                        self._files.delete_file(path)
-                    raise
-                with self._errors():
-                    output.close()
-
-        self._map(one, names, _COPIERS)
-
-    def digest(self, folder: Remote, names: Sequence[str]) -> dict[str, str]:
-        def one(name: str) -> tuple[str, str]:
-            digest = hashlib.md5(usedforsecurity=False)
-            for piece in self._pieces(f"{folder.path}/{name}"):
-                digest.update(piece)
-            return name, digest.hexdigest()
-
-        return dict(self._map(one, names, _COPIERS))
+                    output.write(piece)
+        except BaseException:
+            # Closing makes an object of what has come so far, and there is no way to give up: the object has to go again.
+            with self._errors():
+                output.close()
+                self._files.delete_file(path)
+            raise
+        with self._errors():
+            output.close()
 
     def _md5(self, path: str) -> str | None:
         with self._errors(), self._files.open_input_file(path) as file:
             tag = file.metadata().get(b"ETag", b"").decode("ascii", errors="replace").strip('"')
         return tag if re.fullmatch(r"[0-9a-f]{32}", tag) else None
-
-    def _pieces(self, path: str) -> Iterator[bytes]:
-        with self._errors():
-            file = self._files.open_input_stream(path)
-        with file:
-            while not self._stopped.is_set():
-                with self._errors():
-                    piece = file.read(_PIECE_BYTES)
-                if not piece:
-                    return
-                yield piece
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -166,25 +123,3 @@ class PyarrowS3:
             yield
         except (OSError, ValueError) as error:
             raise explain(str(error), self.remote, self.credentials) from None
-
-    def _map(self, function: Callable[[T], R], items: Sequence[T], workers: int) -> list[R]:
-        """In the order of the items. The first error, or a signal, stops the others at their next piece."""
-        self._stopped.clear()
-        pool = ThreadPoolExecutor(workers)
-        try:
-            return [future.result() for future in [pool.submit(function, item) for item in items]]
-        except BaseException:
-            self._stopped.set()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-class _Counter:
-    def __init__(self, on_bytes: Callable[[int], None]) -> None:
-        self._on_bytes, self._lock, self._done = on_bytes, threading.Lock(), 0
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            self._on_bytes(self._done)

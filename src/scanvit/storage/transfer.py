@@ -11,6 +11,7 @@ Nothing is deleted: files and objects that only the receiving side has stay. A f
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -26,7 +27,8 @@ from .rclone import Limits, Rclone, find_rclone, rclone_or_fail
 from .remote import Listing, Remote, RemoteObject, Store, check_names
 from .workplace import WORK_FOLDER, is_unfinished, put_in_place, refuse_links, workplace
 
-ENGINES = ("auto", "rclone", "pyarrow")
+ENGINES = ("auto", "rclone", "pyarrow", "swiftclient")
+_WITHOUT_RCLONE = {"s3": "pyarrow", "swift": "swiftclient"}
 Progress = Callable[[str, int, int], None]  # (stage, done, total); the stage "Copying" counts bytes, the others files
 
 
@@ -43,15 +45,31 @@ class Transfer:
 
 
 def open_store(remote: Remote, environment: Mapping[str, str], *, engine: str = "auto", limits: Limits | None = None) -> Store:
-    """rclone where it is installed; else pyarrow, which knows S3 alone. Raises StorageError without credentials or without a program."""
+    """rclone where it is installed; else pyarrow for S3 and python-swiftclient for Swift. Raises StorageError without credentials or without a program."""
     credentials = credentials_from(environment, remote.kind)
-    if engine == "pyarrow" and remote.kind != "s3":
-        raise StorageError(f"pyarrow cannot reach {remote}: it knows s3 alone.", hint="Leave out --engine, and install rclone.")
-    if engine == "pyarrow" or (engine == "auto" and remote.kind == "s3" and find_rclone() is None):
+    engine = _engine(remote, engine)
+    if engine == "pyarrow":
         from .pyarrow_s3 import PyarrowS3
 
         return PyarrowS3(remote, credentials, limits=limits)
+    if engine == "swiftclient":
+        from .swift_client import SwiftClient
+
+        return SwiftClient(remote, credentials, limits=limits)
     return Rclone(remote, credentials, program=rclone_or_fail(remote), limits=limits)
+
+
+def _engine(remote: Remote, engine: str) -> str:
+    other = _WITHOUT_RCLONE[remote.kind]
+    if engine not in ("auto", "rclone", other):
+        raise StorageError(f"{engine} cannot reach {remote}.", hint=f"Leave out --engine, or give --engine {other}.")
+    if engine == "auto":
+        return "rclone" if find_rclone() or (other == "swiftclient" and not _has_swiftclient()) else other
+    return engine
+
+
+def _has_swiftclient() -> bool:
+    return importlib.util.find_spec("swiftclient") is not None
 
 
 def pull(store: Store, folder: Path | str, *, progress: Progress | None = None) -> Transfer:

@@ -6,30 +6,88 @@ RUN/checkpoints/previous.ckpt   the one before, for when the newest is damaged
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from ..core.config import Precision
 from ..core.errors import CheckpointError
 from ..storage.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 
 
+class Writer:
+    """Does what it is given in a thread of its own, one thing after the other and beside the training.
+
+    What one of them raises is raised by the next call of ``do``, ``check`` or ``wait``, and what was to follow it is left undone.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._newest: Future[None] | None = None
+        self._error: Exception | None = None
+
+    def do(self, action: Callable[..., None], *arguments: Any, **more: Any) -> None:
+        self.check()
+        self._newest = self._thread.submit(self._run, partial(action, *arguments, **more))
+
+    def _run(self, action: Callable[[], None]) -> None:
+        if self._error is None:
+            try:
+                action()
+            except Exception as error:
+                self._error = error
+
+    def check(self) -> None:
+        """Raises what has been raised so far. Waits for nothing."""
+        if self._error is not None:
+            self._finish()
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Until all is done."""
+        self._finish()
+        self.check()
+
+    def close(self) -> None:
+        """Finish what was begun, whatever comes of it: another error is on its way already."""
+        self._finish()
+        self._thread.shutdown()
+
+    def _finish(self) -> None:
+        if self._newest is not None:
+            self._newest.result()
+
+
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's way to disk: whole or not at all."""
+    """Lightning's way to disk: whole or not at all, and beside the training, which waits for the copy in memory alone."""
+
+    def __init__(self, writer: Writer | None = None) -> None:
+        super().__init__()
+        self.writer = writer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises NoSpaceError or StorageError; the checkpoint that was there stays."""
-        buffer = io.BytesIO()  # first to memory: torch hides the reason when a file refuses to be written
-        torch.save(checkpoint, buffer)
-        write_bytes(Path(path), buffer.getbuffer())
+        """Raises NoSpaceError or StorageError, with a writer later than here; the checkpoint that was there stays."""
+        if self.writer is None:
+            write_checkpoint(checkpoint, Path(path))
+            return
+        self.writer.wait()  # one copy at a time
+        values, arrived = on_host(checkpoint)
+        self.writer.do(write_checkpoint, values, Path(path), arrived=arrived)
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Raises CheckpointError for a damaged file. Never runs code from the file, whatever ``weights_only`` says."""
@@ -38,6 +96,42 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def write_checkpoint(checkpoint: Any, path: Path, *, arrived: Callable[[], None] = lambda: None) -> None:
+    """Raises NoSpaceError or StorageError. ``arrived``: waits until the values are what they will be."""
+    arrived()
+    buffer = io.BytesIO()  # first to memory: torch hides the reason when a file refuses to be written
+    torch.save(checkpoint, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def saved_precision(path: Path) -> Precision | None:
+    """The precision in which the run of a checkpoint is trained; None in one from before 0.2."""
+    precision: Precision | None = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("precision")
+    return precision
+
+
+def on_host(values: Any) -> tuple[Any, Callable[[], None]]:
+    """A copy of nested ``values`` with their tensors in the host's memory, as of now; and what waits until a device has delivered them.
+
+    The device copies in the order of its work, so the training may go on changing the originals at once.
+    """
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    copied = copy.deepcopy(values, {id(tensor): _to_host(tensor.detach()) for tensor in tensors})
+    events = [torch.cuda.current_stream(device).record_event() for device in {tensor.device for tensor in tensors if tensor.is_cuda}]
+
+    def arrived() -> None:
+        for event in events:
+            event.synchronize()
+
+    return copied, arrived
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor.to("cpu", copy=True)
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def keep_previous(folder: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from ..core.config import Experiment
+from ..core.config import Experiment, Precision
 from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
-from ..core.runtime import World, available_devices, derive_seed, has_bf16, usable_cores
-from ..data.loader import EvalLoader, TrainLoader, as_tensor
+from ..core.runtime import World, available_devices, bind_to_cores, derive_seed, has_bf16, keep_freed_memory, usable_cores
+from ..data.loader import EvalLoader, TrainLoader, as_tensor, has_room
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
-from .checkpoints import AtomicCheckpointIO, newest_intact
+from ..evaluation.inference import batch_size
+from .checkpoints import AtomicCheckpointIO, newest_intact, saved_precision
 from .description import open_events
 from .host import Host
 from .module import ClassificationModule
@@ -48,22 +50,25 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
-    _set_threads(experiment, host)
+    checkpoint = newest_intact(run_dir / "checkpoints")
+    experiment = _decided(experiment, checkpoint)
+    _take_resources(experiment, world, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
-    if experiment.trainer.compile:
-        module.network.compile()
-    checkpoint = newest_intact(run_dir / "checkpoints")
     events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
     progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
     recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
     with _quiet_lightning():
         trainer = _build_trainer(experiment, recorder, run_dir, host)
+    device = trainer.strategy.root_device
+    data = _PackData(experiment, pack, module, device)
+    if experiment.trainer.compile:
+        module.compile_steps(eval_batch_size=data.eval_batch_size, cuda_graphs=experiment.trainer.cuda_graphs and device.type == "cuda")
     ships = experiment.tracking.mlflow and (host is None or host.ships)
     with recorder.listening(), _shipped(experiment, run_dir, ships=ships and events is not None) as shipping, _quiet_lightning():
         try:
             with _sampled(experiment, events, trainer):
-                trainer.fit(module, datamodule=_PackData(experiment, pack, module), ckpt_path=checkpoint)
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         except BaseException as error:
             _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
@@ -83,35 +88,47 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
 
 
 class _PackData(L.LightningDataModule):
-    """The pack as Lightning's data: the shares of this rank, on this rank's device."""
+    """The pack as Lightning's data: the shares of this rank, on this rank's device for good where it has room for them."""
 
-    def __init__(self, experiment: Experiment, pack: Pack, module: ClassificationModule) -> None:
+    def __init__(self, experiment: Experiment, pack: Pack, module: ClassificationModule, device: torch.device) -> None:
         super().__init__()
-        self.experiment, self.pack, self.module = experiment, pack, module
+        self.experiment, self.pack, self.module, self.device = experiment, pack, module, device
+
+    @property
+    def eval_batch_size(self) -> int:
+        asked = self.experiment.trainer.eval_batch_size
+        return batch_size(self.pack.contract.shape, self.device.type) if asked == "auto" else asked
 
     def train_dataloader(self) -> TrainLoader:
-        trainer = self._trainer()
         return TrainLoader(
             *self._tensors("train"),
             position=lambda: self.module.position,
             seed=self.experiment.seed,
             per_device_batch_size=self.experiment.trainer.per_device_batch_size,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            **self._share(),
         )
 
     def val_dataloader(self) -> EvalLoader:
-        trainer = self._trainer()
-        size = self.experiment.trainer.eval_batch_size
-        return EvalLoader(*self._tensors("val"), batch_size=size, rank=trainer.global_rank, world_size=trainer.world_size)
+        return EvalLoader(*self._tensors("val"), batch_size=self.eval_batch_size, **self._share())
+
+    def _share(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "device": self.device}
 
     def _tensors(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self._trainer().strategy.root_device
-        return as_tensor(self.pack.images(split), device), torch.from_numpy(np.array(self.pack.targets(split))).to(device)
+        images, targets = self.pack.images(split), np.array(self.pack.targets(split))
+        home = self.device if has_room(images.nbytes, self.device) else "cpu"
+        return as_tensor(images, home), as_tensor(targets, home)
 
-    def _trainer(self) -> L.Trainer:
-        assert self.trainer is not None
-        return self.trainer
+
+def _decided(experiment: Experiment, checkpoint: Path | None) -> Experiment:
+    """The experiment with ``precision: auto`` decided: by this machine where the run begins, and for good: a run that goes on elsewhere stays the same run."""
+    if experiment.trainer.precision != "auto":
+        return experiment
+    began_with = saved_precision(checkpoint) if checkpoint else None
+    is_gpu = available_devices(experiment.trainer.accelerator)[0] == "gpu"
+    precision: Precision = began_with or ("bf16-mixed" if is_gpu or has_bf16() else "32-true")
+    return replace(experiment, trainer=replace(experiment.trainer, precision=precision))
 
 
 def _train_counts(pack: Pack) -> torch.Tensor:
@@ -124,20 +141,21 @@ def _train_counts(pack: Pack) -> torch.Tensor:
     return counts
 
 
-def _set_threads(experiment: Experiment, host: Host | None) -> None:
-    threads = experiment.trainer.threads
-    shared = host.threads if host else max(1, usable_cores() // World.from_environment().local_world_size)
-    torch.set_num_threads(shared if threads == "auto" else threads)
+def _take_resources(experiment: Experiment, world: World, host: Host | None) -> None:
+    shared = host.threads if host else max(1, usable_cores() // world.local_world_size)
+    threads = shared if experiment.trainer.threads == "auto" else experiment.trainer.threads
+    torch.set_num_threads(threads)
+    if available_devices(experiment.trainer.accelerator)[0] == "cpu":
+        bind_to_cores(world, threads=threads)
+        keep_freed_memory()
 
 
 def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path, host: Host | None) -> L.Trainer:
     settings, world = experiment.trainer, World.from_environment()
     accelerator, found = available_devices(settings.accelerator)
     precision: Any = settings.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "gpu" or has_bf16() else "32-true"
     strategy: Strategy | str = "auto"
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [AtomicCheckpointIO(recorder.writer)]
     if host:
         strategy = host.strategy
         plugins += host.plugins

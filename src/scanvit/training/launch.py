@@ -17,6 +17,7 @@ from ..core.errors import ConfigError, ProcessLostError, StalledError
 from ..core.loading import experiment_to_dict
 from ..core.runtime import World, available_devices
 from ..data.pack import Pack
+from .imports import quick_imports
 from .processes import Node, run_processes
 from .result import FitResult
 from .run_folder import bind, locked, open_run
@@ -46,7 +47,8 @@ def launch(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: 
         lock = _open(opened, experiment, run_dir) if node.rank == 0 else None
         pack.verify(_USED_SPLITS)
         if node.processes * node.nodes == 1:
-            from .fit import fit
+            with quick_imports():
+                from .fit import fit
 
             return fit(experiment, pack, run_dir, show_progress=show_progress)
         job = Job(
@@ -90,7 +92,8 @@ def _take_part(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progre
             f"trainer.num_nodes is {experiment.trainer.num_nodes}.",
             hint="Leave both out: under a launcher its own numbers hold.",
         )
-    from .fit import fit
+    with quick_imports():
+        from .fit import fit
 
     with ExitStack() as opened:
         if world.rank == 0:

@@ -37,12 +37,12 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s'\"]*@|(?<=[?&])password=[^&\s'\"]*&?", "", text)
 
 
-def describe_place(uri: str) -> str:
-    """Where to look at tracked runs, as a sentence's end."""
+def describe_place(uri: str, run_id: str | None = None) -> str:
+    """Where to look at tracked runs, or at one of them, as a sentence's end."""
     if uri.startswith("sqlite:///"):
         folder = uri.removeprefix("sqlite:///").rpartition("/")[0]
         return f"a local MLflow: scanvit ui {min(os.path.relpath(folder), folder, key=len)}"
-    return without_credentials(uri)
+    return without_credentials(uri) + (f"/#/runs/{run_id}" if run_id and uri.startswith("http") else "")
 
 
 def prepare_mlflow() -> None:

@@ -8,19 +8,16 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..core.config import Experiment
 from ..core.contract import PixelContract
 from ..core.runtime import derive_seed
-from ..data.augment import augment, mix
 from ..data.loader import Batch, Position, steps_per_epoch
 from ..model.vit import VisionTransformer
 from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
+from .step import Confusion, Step, compiled, evaluation_losses, training_losses
 from .world import broadcast_buffers
 
 
@@ -41,12 +38,17 @@ class ClassificationModule(L.LightningModule):
         self.register_buffer("class_weights", torch.from_numpy(weights), persistent=False)
         # Sums over this rank's images of the unfinished epoch: loss, right answers, images. No buffer: DDP overwrites those with rank zero's.
         self.train_sums = torch.zeros(3, dtype=torch.float64)
-        self.val_loss = MeanMetric()
-        self.val_confusion = MulticlassConfusionMatrix(len(class_names))
+        self.train_losses: Step = training_losses
+        self.eval_losses: Step = evaluation_losses
         self.start = Position()
         """Where the processes of this world took the training up."""
         self.epoch_metrics: dict[str, float] = {}
         """Of the last finished epoch, the same on all ranks; see docs/architecture.md for the names."""
+
+    def compile_steps(self, *, eval_batch_size: int, cuda_graphs: bool) -> None:
+        """Make one graph of each step; see ``step.compiled``."""
+        self.train_losses = compiled(training_losses, batch_size=self.experiment.trainer.per_device_batch_size, cuda_graphs=cuda_graphs)
+        self.eval_losses = compiled(evaluation_losses, batch_size=eval_batch_size, cuda_graphs=cuda_graphs)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -89,24 +91,13 @@ class ClassificationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         pixels, targets, weights = batch
-        images = augment(self.contract.normalize(pixels), self.experiment.augment)
-        if self.experiment.augment.mixup:
-            images, partner, share = mix(images, self.experiment.augment.mixup)
-            logits = self.network(images)
-            losses = share * self._losses(logits, targets) + (1 - share) * self._losses(logits, targets[partner])
-        else:
-            logits = self.network(images)
-            losses = self._losses(logits, targets)
+        settings = {"class_weights": self.class_weights, "contract": self.contract, "experiment": self.experiment}
+        losses, logits = self.train_losses(self.network, pixels, targets, **settings)
         with torch.no_grad():
             seen = weights > 0
             right = (logits.argmax(1) == targets) & seen
             self.train_sums += torch.stack([(losses * seen).sum(), right.sum(), seen.sum()]).double()
         return (losses * weights).sum()
-
-    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Weighted cross-entropy an image, (B,)."""
-        smoothing = self.experiment.loss.label_smoothing
-        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * self.class_weights[targets]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -132,18 +123,20 @@ class ClassificationModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_end(self) -> None:
-        loss, right, images = self._reduced_train_sums().tolist()
+        loss, right, images = self._summed(self.train_sums).tolist()
         self.epoch_metrics |= {"train_loss": loss / images, "train_accuracy": right / images}
         self.train_sums.zero_()
 
-    def _reduced_train_sums(self) -> Tensor:
-        return torch.as_tensor(self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum"))
+    def _summed(self, values: Tensor) -> Tensor:
+        """Over all ranks."""
+        return torch.as_tensor(self.trainer.strategy.reduce(values.clone(), reduce_op="sum"))
 
     # A checkpoint inside an epoch carries the sums of all ranks; rank zero takes them up again.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_sums"] = self._reduced_train_sums().tolist()
+        checkpoint["train_sums"] = self._summed(self.train_sums).tolist()
         checkpoint["position"] = asdict(self.position)
+        checkpoint["precision"] = self.experiment.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "position" in checkpoint:  # a checkpoint from before 0.2 goes on in a world of the same size only
@@ -166,26 +159,18 @@ class ClassificationModule(L.LightningModule):
         broadcast_buffers(self.network)
         if self.average is not None:
             broadcast_buffers(self.average)
+        self.confusion = Confusion(len(self.class_names), self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         pixels, targets, _ = batch
-        logits = self(self.contract.normalize(pixels)).float()
-        self.val_loss.update(F.cross_entropy(logits, targets, reduction="none"))
-        self.val_confusion.update(logits, targets)
+        losses, logits = self.eval_losses(self.evaluated, pixels, targets, contract=self.contract)
+        self.confusion.add(losses, logits, targets)
 
     def on_validation_epoch_end(self) -> None:
-        confusion = self.val_confusion.compute()  # rows: truth, columns: prediction; summed over ranks
-        self.epoch_metrics = {"val_loss": float(self.val_loss.compute())} | per_class_metrics(confusion, self.class_names)
-        self.val_loss.reset()
-        self.val_confusion.reset()
+        loss, counts = self.confusion.over_ranks(self._summed)
+        self.epoch_metrics = {"val_loss": loss} | per_class_metrics(counts, self.class_names)
         # For whoever watches Lightning's own metrics (early stopping, Ray); the values are equal on all ranks already.
         self.log_dict({k: self.epoch_metrics[k] for k in ("val_loss", "val_accuracy")}, sync_dist=True)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
 
 
 def per_class_metrics(confusion: Tensor, class_names: tuple[str, ...]) -> dict[str, float]:

@@ -9,18 +9,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 from ..core.config import TrainerConfig
 from ..core.errors import PreemptedError, RunError
 from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
 from ..model.checkpoint import save_checkpoint
-from .checkpoints import keep_previous, replace_by_link
+from .arrivals import Arrivals
+from .checkpoints import Writer, keep_previous, on_host, replace_by_link
 from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
@@ -40,6 +44,7 @@ class RunRecorder(Checkpoint):
         self.run_dir, self.events, self.progress, self.audit = run_dir, events, progress, audit
         self.host = host
         self.folder = run_dir / "checkpoints"
+        self.writer, self.arrivals = Writer(), Arrivals()
         self.best_val_loss, self.best_epoch = math.inf, 0
         self.terminated = False
         self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
@@ -60,6 +65,7 @@ class RunRecorder(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._has_best = (self.folder / "best.ckpt").exists()
         self.council = Council(timeout_s=self._settings(pl_module).timeout_s)
 
     @contextmanager
@@ -76,7 +82,7 @@ class RunRecorder(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         make_sums_repeatable(trainer.strategy.model)
-        _refuse_unlike_processes(self.council.gather(trainer.global_step))
+        _refuse_unlike_processes(self.council.gather((trainer.global_step, trainer.precision)))
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
         assert isinstance(pl_module, ClassificationModule)
         trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
@@ -94,8 +100,13 @@ class RunRecorder(Checkpoint):
         assert isinstance(pl_module, ClassificationModule)
         self.progress.advance(pl_module.schedule_step(trainer.global_step))
         if trainer.global_step % self._settings(pl_module).log_every_n_steps == 0:
-            self._record_step(trainer, float(outputs["loss"]))
+            self._record_step(trainer, outputs["loss"])
+        self.arrivals.collect()
+        self.writer.check()
         if trainer.is_last_batch:
+            self.arrivals.collect(wait=True)
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)  # once an epoch: its steps are at their end when the device says so
             self._steps_end_at = time.monotonic()
             return  # validation comes next, and the epoch's end saves
         due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self._settings(pl_module).checkpoint_every_s
@@ -104,6 +115,7 @@ class RunRecorder(Checkpoint):
         if self.council.any(due or self.terminated):
             self._save(trainer)
             if self.host:
+                self._finish_writing()
                 self.host.on_checkpoint(Saved(epoch=pl_module.position.epoch, step=trainer.global_step, metrics=None))
             self._stop_if_terminated(trainer)
 
@@ -116,11 +128,12 @@ class RunRecorder(Checkpoint):
         elapsed_s = time.monotonic() - self._epoch_at
         self._train_time_s += elapsed_s
         # last.ckpt comes last: killed anywhere before, the run takes the epoch's end again and writes the same once more.
-        improved = improved or not self.council.any(trainer.is_global_zero and (self.folder / "best.ckpt").exists())
+        improved = improved or not self.council.any(trainer.is_global_zero and self._has_best)
         if improved:
             with self._counting():
                 trainer.save_checkpoint(self.folder / "best.ckpt")
                 if trainer.is_global_zero:
+                    self._has_best = True
                     self._export(pl_module, epoch=epoch, step=trainer.global_step)
         if trainer.is_global_zero:
             images_per_s = self._epoch_images / max(self._steps_end_at - self._epoch_at, 1e-9)
@@ -131,14 +144,17 @@ class RunRecorder(Checkpoint):
             self.progress.epoch(epoch, metrics, best=improved)
         self._save(trainer, like=self.folder / "best.ckpt" if improved else None)
         if self.host and self.council.any(trainer.is_global_zero and self.host.has_room(False)):
+            self._finish_writing()
             self.host.on_checkpoint(Saved(epoch=epoch, step=trainer.global_step, metrics=metrics))
         self._stop_if_terminated(trainer)
         trainer.should_stop = trainer.should_stop or self._patience_is_over(trainer, epoch)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.writer.close()
         self.progress.stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._finish_writing()
         self.progress.stop()
 
     @staticmethod
@@ -146,26 +162,29 @@ class RunRecorder(Checkpoint):
         assert isinstance(module, ClassificationModule)
         return module.experiment.trainer
 
-    def _record_step(self, trainer: L.Trainer, loss: float) -> None:
+    def _record_step(self, trainer: L.Trainer, loss: Tensor) -> None:
+        assert isinstance(trainer.lightning_module, ClassificationModule)
+        images, self._window_images = self._window_images, 0
+        epoch = trainer.lightning_module.position_at(trainer.global_step - 1).epoch
+        self.arrivals.send(loss, partial(self._write_step, step=trainer.global_step, epoch=epoch, lr=_lr(trainer), images=images))
+
+    def _write_step(self, loss: float, *, step: int, epoch: int, lr: float, images: int) -> None:
         now = time.monotonic()
-        images_per_s = self._window_images / max(now - self._window_at, 1e-9)
-        self._window_at, self._window_images = now, 0
+        images_per_s, self._window_at = images / max(now - self._window_at, 1e-9), now
         self.progress.rate(images_per_s, loss)
         if self.events:
-            assert isinstance(trainer.lightning_module, ClassificationModule)
-            epoch = trainer.lightning_module.position_at(trainer.global_step - 1).epoch
-            values = {"train_loss_step": loss, "lr": _lr(trainer)}
-            self.events.metrics(values, epoch=epoch, step=trainer.global_step)
+            self.events.metrics({"train_loss_step": loss, "lr": lr}, epoch=epoch, step=step)
 
     def _save(self, trainer: L.Trainer, *, like: Path | None = None) -> None:
         """Write last.ckpt, and keep the one before. ``like``: a checkpoint of this very moment, to take over."""
         with self._counting():
+            self.arrivals.collect(wait=True)
             if trainer.is_global_zero:
-                keep_previous(self.folder)
+                self.writer.do(keep_previous, self.folder)
             if like is None:
                 trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
             elif trainer.is_global_zero:
-                replace_by_link(like, self.folder / "last.ckpt")
+                self.writer.do(replace_by_link, like, self.folder / "last.ckpt")
         self._saved_at = self._window_at = time.monotonic()
         self._window_images = 0
 
@@ -176,12 +195,19 @@ class RunRecorder(Checkpoint):
         yield
         self._checkpoint_time_s += time.monotonic() - start
 
+    def _finish_writing(self) -> None:
+        with self._counting():
+            self.writer.wait()
+
     def _export(self, module: ClassificationModule, *, epoch: int, step: int) -> None:
         """Write ``checkpoint.pth``: the weights for use, with all that is needed to use them rightly."""
         keys = ("val_loss", "val_accuracy")
-        save_checkpoint(
+        weights, arrived = on_host(module.evaluated.state_dict())
+        self.writer.do(arrived)
+        self.writer.do(
+            save_checkpoint,
             self.run_dir / "checkpoint.pth",
-            state_dict={name: value.detach().cpu() for name, value in module.evaluated.state_dict().items()},
+            state_dict=weights,
             class_names=module.class_names,
             contract=module.contract,
             experiment=experiment_to_dict(module.experiment),
@@ -204,18 +230,22 @@ class RunRecorder(Checkpoint):
 
     def _stop_if_terminated(self, trainer: L.Trainer) -> None:
         if self.council.any(self.terminated):
+            self._finish_writing()
             raise PreemptedError(
                 f"Training was asked to stop and wrote a checkpoint at step {trainer.global_step}.",
                 hint=f"Go on with: scanvit train --resume {self.run_dir}",
             )
 
 
-def _refuse_unlike_processes(steps: list[int]) -> None:
-    if len(set(steps)) > 1:
-        other = next(rank for rank, step in enumerate(steps) if step != steps[0])
-        raise RunError(
-            f"Process 0 starts at step {steps[0]}, but process {other} at step {steps[other]}.", hint="Every machine has to see the same run folder: share it."
-        )
+def _refuse_unlike_processes(starts: list[tuple[int, str]]) -> None:
+    """``starts``: (step, precision) by rank."""
+    for rank, (step, precision) in enumerate(starts):
+        if step != starts[0][0]:
+            hint = "Every machine has to see the same run folder: share it."
+            raise RunError(f"Process 0 starts at step {starts[0][0]}, but process {rank} at step {step}.", hint=hint)
+        if precision != starts[0][1]:
+            hint = "Their machines differ: choose for all of them, --set trainer.precision=32-true."
+            raise RunError(f"Process 0 trains in {starts[0][1]}, but process {rank} in {precision}.", hint=hint)
 
 
 def _lr(trainer: L.Trainer) -> float:

@@ -125,7 +125,8 @@ class _Entry:
             with patience((self.run_dir / CHECKPOINT).stat().st_size):
                 self.client.log_artifacts(self.run_id, str(Path(folder) / "model"), path)
         tags = tags | {"scanvit.checkpoint_sha256": self.sha256, "scanvit.fingerprint": model.fingerprint}
-        source = f"runs:/{self.run_id}/{path}"
+        # As MLflow's own register_model gives it. Of runs:/ its server cannot read the files, and the version's page shows no signature.
+        source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{path}"
         made = self.client.create_model_version(self.name, source, self.run_id, tags=tags, description=_describe(scores), await_creation_for=0)
         return made, True
 

@@ -30,7 +30,6 @@ class SystemSampler:
 
     def start(self) -> None:
         if self.every_s > 0:
-            psutil.cpu_percent()  # the first call has no interval to speak of
             self._thread.start()
 
     def stop(self) -> None:
@@ -40,6 +39,7 @@ class SystemSampler:
 
     def _run(self) -> None:
         network = _network_bytes()
+        psutil.cpu_percent()  # the first call of a thread has no interval to speak of, and says 0
         self._stop.wait(0.1)  # what the first sample's CPU use is measured over
         while True:  # at least one sample, however short the run
             try:

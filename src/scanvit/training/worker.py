@@ -82,8 +82,11 @@ def _run(job: Job) -> dict[str, Any]:
     from ..core.loading import experiment_from_dict
     from ..core.runtime import World, available_devices
     from ..data.pack import Pack
-    from .fit import fit
-    from .world import join
+    from .imports import quick_imports
+
+    with quick_imports():
+        from .fit import fit
+        from .world import join
 
     experiment, world = experiment_from_dict(job.experiment), World.from_environment()
     accelerator, _ = available_devices(experiment.trainer.accelerator)

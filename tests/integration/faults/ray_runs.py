@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import psutil
 from tests.integration.cluster_harness import RayCluster, in_sessions, kill_at_once, wait_for
 from tests.integration.conftest import SOURCES
 from tests.integration.faults.conftest import Fault
-from tests.integration.training_runs import SETTINGS, assert_same, differing_weights
+from tests.integration.training_runs import SETTINGS, assert_same, differing_weights, last_step
 
 from scanvit.core.events import read_events
 
@@ -64,6 +65,10 @@ class RayRun:
             self.lines.append(line.rstrip())
 
     @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
     def said(self) -> str:
         return "\n".join(self.lines)
 
@@ -73,14 +78,25 @@ class RayRun:
         return [Worker(int(rank), node, int(pid)) for rank, node, pid in STARTED.findall(self.said)]
 
     def worker(self, rank: int) -> Worker:
-        """The newest of that rank."""
-        return next(worker for worker in reversed(self.workers) if worker.rank == rank)
+        """The newest of that rank. The command tells of it a moment after it has started."""
+
+        def newest() -> Worker | None:
+            found = next((worker for worker in reversed(self.workers) if worker.rank == rank), None)
+            return found if found and (self.cluster.head.box or psutil.pid_exists(found.pid)) else None
+
+        found = wait_for(newest, f"worker {rank} of\n{self.said}", 60)
+        assert isinstance(found, Worker)
+        return found
 
     @property
     def step(self) -> int:
         """The last one that rank zero's events tell of, wherever it trains now."""
+        return self.step_between(0.0, math.inf)
+
+    def step_between(self, begin: float, end: float) -> int:
+        """The last one of those made in that time (Unix, s) that they tell of."""
         folders = self.cluster.cache.glob(f"workers/{self.run_dir.name}.0.*/{self.run_dir.name}")
-        return max((event["step"] for folder in folders for event in _events(folder)), default=0)
+        return max((event["step"] for folder in folders for event in _events(folder) if begin < event["time"] <= end), default=0)
 
     def saved_steps(self, storage: Path) -> list[int]:
         """Of the complete checkpoints in the storage."""
@@ -174,6 +190,7 @@ class Disturbed:
         """Wait for the command; what it said since the fault."""
         self.run.wait(code=code)
         self.exit_code, self.ended_s = code, time.monotonic() - self.at
+        self.made = max(self.made, last_step(self.run.run_dir))  # where the command has brought the newest checkpoint here
         return self.said
 
     def again(self) -> Disturbed:
@@ -185,7 +202,15 @@ class Disturbed:
     def recovered(self) -> Disturbed:
         """By itself, until it has made a step that it had not made before its workers were started again."""
         self.made = max(self.made, self.run.wait_for_line(" started on ", since=self._line))
-        self.run.wait_for_step(self.made + 1)
+        started = time.time()
+
+        def new_step() -> bool:
+            self.made = max(self.made, self.run.step_between(0.0, started))  # of the checkpoints that a worker looks at
+            found = self.run.step_between(started, math.inf) > self.made
+            assert found or self.run.is_running, f"the command ended early:\n{self.run.said}"
+            return found
+
+        wait_for(new_step, f"a new step of\n{self.run.said}", 600, every_s=0.05)
         self.recovery_s = time.monotonic() - self.at
         self._end = len(self.run.lines)
         return self

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.faults.recovery import Disturbance, inject
+from tests.integration.faults.recovery import BrokenRun, Disturbance, flip_a_bit, inject, truncate
 from tests.integration.training_runs import arguments, last_step, saved_step, wait_for_step
 
 from scanvit.core.events import read_events
 
-STEPS_AN_EPOCH = 6  # 94 or 95 training images, batches of 8 in two processes
-TWO = ("trainer.devices=2", "trainer.eval_batch_size=2")
+EPOCHS, STEPS_AN_EPOCH = 12, 6  # 94 or 95 training images, batches of 8 in two processes
+TWO = (f"trainer.max_epochs={EPOCHS}", "trainer.devices=2", "trainer.eval_batch_size=2", "trainer.timeout_s=15")
 EVERY_STEP = "trainer.checkpoint_every_s=0.001"
 NO_RESTART = ("--max-restarts", "0")
 
@@ -30,60 +30,140 @@ def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "run"
 
 
-@pytest.fixture(scope="module")
-def killed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with two checkpoints, all of whose processes were killed in the second epoch."""
-    scanvit = MarkedScanvit(tmp_path_factory.mktemp("killed"))
-    run_dir = scanvit.folder / "run"
-    process = scanvit.start(*arguments(small_pack, run_dir, *TWO, EVERY_STEP))
-    wait_for_step(run_dir, STEPS_AN_EPOCH + 2, process)
-    scanvit.close()
-    return run_dir
-
-
-@pytest.fixture
-def start(scanvit: MarkedScanvit, small_pack: Path) -> Callable[..., Disturbance]:
-    """start(*settings, options=(), environment={}, run_dir=None): a run in two processes that is about to be disturbed."""
-
-    def start(*settings: str, options: tuple[str, ...] = (), environment: dict[str, str] | None = None, run_dir: Path | None = None) -> Disturbance:
-        run_dir = run_dir or scanvit.folder / "run"
-        return Disturbance(scanvit, run_dir, scanvit.start(*arguments(small_pack, run_dir, *TWO, *settings), *options, **environment or {}))
-
-    return start
-
-
 def workers(scanvit: MarkedScanvit) -> list[psutil.Process]:
     """The training processes, by rank."""
     found = [process for process in scanvit.alive() if "scanvit.training.worker" in process.cmdline()]
     return sorted(found, key=lambda process: int(process.environ()["RANK"]))
 
 
-RESTARTED = [
-    # how, rank, at, step, settings, the table's words
-    ("SIGKILL", 0, "step", 0, (), "first step"),
-    ("SIGKILL", 1, "step", STEPS_AN_EPOCH + 3, (EVERY_STEP,), "inside an epoch"),
-    ("SIGKILL", 0, "validation", STEPS_AN_EPOCH, (), "in validation"),
-    ("SIGKILL", 1, "validation", 2 * STEPS_AN_EPOCH, (), "in validation"),
-    ("SIGKILL", 0, "checkpoint", 2, (), "at an epoch's end, before the checkpoint has its name"),
-    ("SIGKILL", 1, "checkpoint", 2 * STEPS_AN_EPOCH, (), "at an epoch's end, while rank 0 writes the checkpoint"),
-    ("SIGSEGV", 1, "step", STEPS_AN_EPOCH + 1, (), "inside an epoch"),
-]
+RESTARTED = {
+    # the table's fault and where: how, rank, at, step; in the order of the steps
+    ("SIGKILL of rank 0", "first step"): ("SIGKILL", 0, "step", 0),
+    ("SIGKILL of rank 0", "in validation"): ("SIGKILL", 0, "validation", STEPS_AN_EPOCH),
+    ("SIGSEGV of rank 1", "inside an epoch"): ("SIGSEGV", 1, "step", STEPS_AN_EPOCH + 1),
+    ("SIGKILL of rank 0", "at an epoch's end, before the checkpoint has its name"): ("SIGKILL", 0, "checkpoint", 2 * STEPS_AN_EPOCH),
+    ("SIGKILL of rank 1", "at an epoch's end, while rank 0 writes the checkpoint"): ("SIGKILL", 1, "checkpoint", 3 * STEPS_AN_EPOCH),
+    ("SIGKILL of rank 1", "in validation"): ("SIGKILL", 1, "validation", 4 * STEPS_AN_EPOCH),
+    ("SIGKILL of rank 1", "inside an epoch"): ("SIGKILL", 1, "step", 5 * STEPS_AN_EPOCH + 3),
+}
+
+
+@pytest.fixture(scope="module")
+def restarted(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokenRun]:
+    """A run that loses one process after the other and goes on by itself, from the checkpoints of its epochs."""
+    scanvit = MarkedScanvit(tmp_path_factory.mktemp("restarted"))
+    run = BrokenRun(scanvit, scanvit.folder / "run")
+    environment, once = inject(scanvit.folder, *RESTARTED.values())
+    run.take_up(*arguments(small_pack, run.run_dir, *TWO), "--max-restarts", str(len(RESTARTED)), **environment)
+    run.went_on(*map(", ".join, RESTARTED), since=once)
+    yield run
+    scanvit.close()
+
+
+@pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.fault("DDP", *key), id=", ".join(key)) for key in RESTARTED])
+def test_a_lost_process_brings_all_back_from_the_newest_checkpoint(restarted: BrokenRun, undisturbed: Path, fault: Fault, key: tuple[str, str]) -> None:
+    how, rank, _, _ = RESTARTED[key]
+    name, number = ", ".join(key), list(RESTARTED).index(key) + 1
+    assert f"Process {rank} of 2 was ended by {how}" in restarted.said(name)
+    assert f"({number} of at most {len(RESTARTED)} times)" in restarted.said(name)
+    assert restarted.record(name, fault, undisturbed) <= STEPS_AN_EPOCH
+
+
+@pytest.fixture(scope="module")
+def taken_up(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokenRun]:
+    """A run whose command ends before its time, again and again, and which is taken up by hand from the checkpoint of the newest step."""
+    scanvit = MarkedScanvit(tmp_path_factory.mktemp("taken-up"))
+    run_dir = scanvit.folder / "run"
+    run = BrokenRun(scanvit, run_dir)
+    first = (*arguments(small_pack, run_dir, *TWO, EVERY_STEP), *NO_RESTART)
+
+    run.take_up(*first).wait_for_new_step()
+    workers(scanvit)[1].kill()
+    run.ended("SIGKILL of rank 1, no restarts", code=43)
+
+    run.take_up().wait_for_new_step()
+    workers(scanvit)[1].terminate()
+    _orderly(run, "SIGTERM to rank 1", code=75)
+    run.take_up().wait_for_new_step()
+    os.killpg(run.process.pid, signal.SIGTERM)
+    _orderly(run, "SIGTERM to all processes", code=75)
+    run.take_up().wait_for_new_step()
+    run.process.terminate()
+    _orderly(run, "SIGTERM to the launcher", code=75)
+    run.take_up().wait_for_new_step()
+    os.killpg(run.process.pid, signal.SIGINT)
+    _orderly(run, "SIGINT (Ctrl-C) to all", code=130)
+    run.take_up().wait_for_new_step()
+    run.process.kill()
+    _orderly(run, "SIGKILL of the launcher", code=-signal.SIGKILL)
+
+    for name, how, code in (("SIGSTOP of rank 1, no restarts", "SIGSTOP", 44), ("exception on rank 1", "exception", 1)):
+        environment, once = inject(scanvit.folder, (how, 1, "step", last_step(run_dir) + 3))
+        run.take_up("train", "--resume", run_dir, *NO_RESTART, **environment)
+        run.process.wait(180)
+        run.ended(name, code=code, at=once[0].stat().st_mtime)
+
+    pack = scanvit.folder / "pack"
+    shutil.copytree(small_pack, pack)
+    flip_a_bit(pack / "train.npy")
+    run.take_up("train", "--resume", run_dir, "--pack", pack)
+    run.ended("a bit of train.npy flipped", code=33)
+
+    newest = run_dir / "checkpoints" / "last.ckpt"
+    for name, damage in (("newest checkpoint truncated", truncate), ("a bit of the newest checkpoint flipped", flip_a_bit)):
+        run.take_up().wait_for_new_step()
+        for process in scanvit.alive():
+            process.kill()
+        run.ended(name, code=-signal.SIGKILL)
+        damage(newest)
+    run.take_up().went_on()
+    yield run
+    scanvit.close()
+
+
+def _orderly(run: BrokenRun, name: str, *, code: int) -> None:
+    """The command wrote a checkpoint of its last step."""
+    run.ended(name, code=code)
+    assert saved_step(run.run_dir) == last_step(run.run_dir), name
+    assert list(read_events(run.run_dir))[-1]["values"]["status"] == "preempted", name
+
+
+SAID = {
+    # what the command says that meets the fault; how many steps may be lost: a checkpoint is written beside the step that follows it
+    "SIGKILL of rank 1, no restarts": ("Process 1 of 2 was ended by SIGKILL", 2),
+    "SIGTERM to rank 1": ("scanvit train --resume", 0),
+    "SIGTERM to all processes": ("scanvit train --resume", 0),
+    "SIGTERM to the launcher": ("scanvit train --resume", 0),
+    "SIGINT (Ctrl-C) to all": ("Interrupted", 0),
+    "SIGKILL of the launcher": ("", 0),
+    "SIGSTOP of rank 1, no restarts": ("Process 1 of 2 did not take part for longer than trainer.timeout_s", 2),
+    "exception on rank 1": ("Process 1 of 2 failed: ValueError: an injected exception", 2),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.fault("DDP", name, "inside an epoch"), id=name) for name in SAID])
+def test_a_command_that_ends_before_its_time_is_taken_up(taken_up: BrokenRun, undisturbed: Path, fault: Fault, name: str) -> None:
+    says, lost_steps = SAID[name]
+    assert says in taken_up.said(name)
+    assert taken_up.record(name, fault, undisturbed) <= lost_steps
+
+
+def test_an_exception_leaves_its_traceback(taken_up: BrokenRun) -> None:
+    traceback = Path(taken_up.said("exception on rank 1").split("Its traceback is in ")[1].split(": please")[0])
+    assert "in training_step" in traceback.read_text() or "wrapped" in traceback.read_text()
+    traceback.unlink()
 
 
 @pytest.mark.parametrize(
-    ("how", "rank", "at", "step", "settings"),
-    [pytest.param(*case, marks=pytest.mark.fault("DDP", f"{case[0]} of rank {case[1]}", where), id=f"{where}, {case[1]}") for *case, where in RESTARTED],
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.fault("DDP", name, "after SIGKILL of all"), id=name)
+        for name in ("newest checkpoint truncated", "a bit of the newest checkpoint flipped")
+    ],
 )
-def test_a_lost_process_brings_all_back_from_the_newest_checkpoint(
-    start: Callable[..., Disturbance], tmp_path: Path, undisturbed: Path, fault: Fault, how: str, rank: int, at: str, step: int, settings: tuple[str, ...]
-) -> None:
-    environment, once = inject(tmp_path, rank=rank, at=at, step=step, how=how)
-    disturbance = start(*settings, environment=environment)
-    said = disturbance.went_on(undisturbed, since=once)
-    assert f"Process {rank} of 2 was ended by {how}" in said
-    assert "(1 of at most 3 times)" in said
-    assert disturbance.figures["lost_steps"] <= (1 if settings else STEPS_AN_EPOCH)
-    disturbance.record(fault)
+def test_a_damaged_newest_checkpoint_is_passed_over(taken_up: BrokenRun, undisturbed: Path, fault: Fault, name: str) -> None:
+    assert "last.ckpt is damaged" in taken_up.said_after(name)
+    assert taken_up.record(name, fault, undisturbed) <= 3
 
 
 @pytest.mark.fault("DDP", "SIGKILL of rank 2 of 3", "inside an epoch")
@@ -92,153 +172,28 @@ def test_three_processes_add_up_alike_before_and_after(scanvit: MarkedScanvit, s
     wider = ("model.dim=64", "model.mlp_dim=512", "model.stem_widths=[16,32,64]", "model.depth=4", "trainer.max_epochs=2")
     settings = (*wider, "trainer.devices=3", "trainer.eval_batch_size=1", EVERY_STEP)
     scanvit(*arguments(small_pack, tmp_path / "undisturbed", *settings))
-    environment, once = inject(tmp_path, rank=2, at="step", step=2, how="SIGKILL")
-    run_dir = tmp_path / "run"
-    disturbance = Disturbance(scanvit, run_dir, scanvit.start(*arguments(small_pack, run_dir, *settings), **environment))
-    disturbance.went_on(tmp_path / "undisturbed", since=once)
-    disturbance.record(fault)
-
-
-@pytest.mark.fault("DDP", "SIGKILL of rank 1, no restarts", "inside an epoch")
-def test_without_restarts_a_lost_process_ends_the_run_with_its_own_code(start: Callable[..., Disturbance], undisturbed: Path, fault: Fault) -> None:
-    disturbance = start(options=NO_RESTART)
-    wait_for_step(disturbance.run_dir, STEPS_AN_EPOCH + 1, disturbance.process)
-    disturbance = Disturbance(disturbance.scanvit, disturbance.run_dir, disturbance.process)
-    workers(disturbance.scanvit)[1].kill()
-    said = disturbance.ended(code=43)
-    assert "Process 1 of 2 was ended by SIGKILL" in said
-    assert f"scanvit train --resume {disturbance.run_dir}" in said
-    disturbance.resume(undisturbed)
-    disturbance.record(fault)
-
-
-def _to_rank_1(disturbance: Disturbance) -> None:
-    workers(disturbance.scanvit)[1].terminate()
-
-
-def _to_the_group(disturbance: Disturbance) -> None:
-    os.killpg(disturbance.process.pid, signal.SIGTERM)
-
-
-def _to_the_launcher(disturbance: Disturbance) -> None:
-    disturbance.process.terminate()
-
-
-def _from_the_keyboard(disturbance: Disturbance) -> None:
-    os.killpg(disturbance.process.pid, signal.SIGINT)
-
-
-@pytest.mark.parametrize(
-    ("send", "code"),
-    [
-        pytest.param(_to_rank_1, 75, marks=pytest.mark.fault("DDP", "SIGTERM to rank 1", "inside an epoch"), id="rank 1"),
-        pytest.param(_to_the_group, 75, marks=pytest.mark.fault("DDP", "SIGTERM to all processes", "inside an epoch"), id="all"),
-        pytest.param(_to_the_launcher, 75, marks=pytest.mark.fault("DDP", "SIGTERM to the launcher", "inside an epoch"), id="launcher"),
-        pytest.param(_from_the_keyboard, 130, marks=pytest.mark.fault("DDP", "SIGINT (Ctrl-C) to all", "inside an epoch"), id="keyboard"),
-    ],
-)
-def test_a_signal_brings_a_checkpoint_at_the_next_step(
-    start: Callable[..., Disturbance], undisturbed: Path, fault: Fault, send: Callable[[Disturbance], None], code: int
-) -> None:
-    disturbance = start()
-    wait_for_step(disturbance.run_dir, STEPS_AN_EPOCH + 1, disturbance.process)
-    disturbance = Disturbance(disturbance.scanvit, disturbance.run_dir, disturbance.process)
-    send(disturbance)
-    disturbance.ended(code=code)
-    assert saved_step(disturbance.run_dir) == last_step(disturbance.run_dir)
-    assert list(read_events(disturbance.run_dir))[-1]["values"]["status"] == "preempted"
-    disturbance.resume(undisturbed)
-    assert disturbance.figures["lost_steps"] == 0
-    disturbance.record(fault)
-
-
-@pytest.mark.fault("DDP", "SIGSTOP of rank 1, no restarts", "inside an epoch")
-def test_a_stopped_process_is_noticed_and_named(start: Callable[..., Disturbance], tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
-    environment, once = inject(tmp_path, rank=1, at="step", step=STEPS_AN_EPOCH + 2, how="SIGSTOP")
-    disturbance = start("trainer.timeout_s=15", EVERY_STEP, options=NO_RESTART, environment=environment)
-    said = disturbance.ended(code=44)
-    disturbance.figures["ended_s"] += disturbance.at - once.stat().st_mtime
-    assert "Process 1 of 2 did not take part for longer than trainer.timeout_s" in said
-    disturbance.resume(undisturbed)
-    disturbance.record(fault)
-
-
-@pytest.mark.fault("DDP", "SIGKILL of the launcher", "inside an epoch")
-def test_processes_without_their_launcher_write_a_checkpoint_and_end(start: Callable[..., Disturbance], undisturbed: Path, fault: Fault) -> None:
-    disturbance = start()
-    wait_for_step(disturbance.run_dir, STEPS_AN_EPOCH + 1, disturbance.process)
-    disturbance = Disturbance(disturbance.scanvit, disturbance.run_dir, disturbance.process)
-    disturbance.process.kill()
-    disturbance.ended(code=-signal.SIGKILL)
-    assert saved_step(disturbance.run_dir) == last_step(disturbance.run_dir)
-    disturbance.resume(undisturbed)
-    disturbance.record(fault)
-
-
-@pytest.mark.fault("DDP", "exception on rank 1", "inside an epoch")
-def test_an_exception_ends_the_run_without_restarts_and_is_told(start: Callable[..., Disturbance], tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
-    environment, once = inject(tmp_path, rank=1, at="step", step=STEPS_AN_EPOCH + 1, how="exception")
-    disturbance = start(environment=environment)
-    said = disturbance.ended(code=1)
-    disturbance.figures["ended_s"] += disturbance.at - once.stat().st_mtime
-    assert "Process 1 of 2 failed: ValueError: an injected exception" in said
-    traceback = Path(said.split("Its traceback is in ")[1].split(": please")[0])
-    assert "in training_step" in traceback.read_text() or "wrapped" in traceback.read_text()
-    traceback.unlink()
-    disturbance.resume(undisturbed)
-    disturbance.record(fault)
+    environment, once = inject(tmp_path, ("SIGKILL", 2, "step", 2))
+    run = BrokenRun(scanvit, tmp_path / "run").take_up(*arguments(small_pack, tmp_path / "run", *settings), **environment)
+    run.went_on("killed", since=once)
+    run.record("killed", fault, tmp_path / "undisturbed")
 
 
 @pytest.mark.fault("DDP", "disk full", "while a checkpoint is written")
-def test_a_full_disk_ends_in_a_sentence(start: Callable[..., Disturbance], small_disk: Path, undisturbed: Path, tmp_path: Path, fault: Fault) -> None:
-    disturbance = start(EVERY_STEP, run_dir=small_disk / "run")
-    wait_for_step(disturbance.run_dir, 1, disturbance.process)
-    disturbance = Disturbance(disturbance.scanvit, disturbance.run_dir, disturbance.process)
+def test_a_full_disk_ends_in_a_sentence(scanvit: MarkedScanvit, small_pack: Path, small_disk: Path, undisturbed: Path, tmp_path: Path, fault: Fault) -> None:
+    run_dir = small_disk / "run"
+    process = scanvit.start(*arguments(small_pack, run_dir, *TWO, EVERY_STEP))
+    wait_for_step(run_dir, 1, process)
+    disturbance = Disturbance(scanvit, run_dir, process)
     assert "No space is left" in disturbance.ended(code=61)
-    assert not list(disturbance.run_dir.rglob("*.tmp"))
+    assert not list(run_dir.rglob("*.tmp"))
     moved = tmp_path / "moved"
-    shutil.copytree(disturbance.run_dir, moved)
+    shutil.copytree(run_dir, moved)
     disturbance.resume(undisturbed, run_dir=moved)
     disturbance.record(fault)
 
 
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def _flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    path.unlink()  # the other names of these bytes keep theirs
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(_truncate, marks=pytest.mark.fault("DDP", "newest checkpoint truncated", "after SIGKILL of all"), id="truncated"),
-        pytest.param(_flip_a_bit, marks=pytest.mark.fault("DDP", "a bit of the newest checkpoint flipped", "after SIGKILL of all"), id="flipped bit"),
-    ],
-)
-def test_a_damaged_newest_checkpoint_is_passed_over(
-    scanvit: MarkedScanvit, killed: Path, undisturbed: Path, fault: Fault, damage: Callable[[Path], None]
-) -> None:
-    run_dir = scanvit.folder / "run"
-    shutil.copytree(killed, run_dir)
-    damage(run_dir / "checkpoints" / "last.ckpt")
-    disturbance = Disturbance(scanvit, run_dir, scanvit.start("--version"))
-    disturbance.figures |= {"exit_code": -signal.SIGKILL, "ended_s": 0.0}
-    assert "last.ckpt is damaged" in disturbance.resume(undisturbed)
-    disturbance.record(fault)
-
-
 @pytest.mark.fault("DDP", "a bit of train.npy flipped", "between two commands")
-def test_a_pack_that_changed_under_a_run_is_refused(scanvit: MarkedScanvit, small_pack: Path, killed: Path, undisturbed: Path, fault: Fault) -> None:
-    pack, run_dir = scanvit.folder / "pack", scanvit.folder / "run"
-    shutil.copytree(small_pack, pack)
-    shutil.copytree(killed, run_dir)
-    _flip_a_bit(pack / "train.npy")
-    disturbance = Disturbance(scanvit, run_dir, scanvit.start("train", "--resume", run_dir, "--pack", pack))
-    assert "train.npy was changed" in disturbance.ended(code=33)
-    disturbance.resume(undisturbed)  # on the pack as it was
-    disturbance.record(fault)
+def test_a_pack_that_changed_under_a_run_is_refused(taken_up: BrokenRun, undisturbed: Path, fault: Fault) -> None:
+    name = "a bit of train.npy flipped"
+    assert "train.npy was changed" in taken_up.said(name)
+    taken_up.record(name, fault, undisturbed)

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.boxes import Network
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.faults.recovery import second_life
+from tests.integration.faults.recovery import lives
 from tests.integration.training_runs import arguments, assert_same, differing_weights, wait_for_step
 
 STEPS_AN_EPOCH = 6
@@ -59,6 +59,6 @@ def test_a_cut_network_ends_the_run_on_both_machines(scanvit: MarkedScanvit, net
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
     assert_same(run_dir, undisturbed)
-    life = second_life(run_dir)
+    life = lives(run_dir)[-1]
     same = differing_weights(run_dir, undisturbed) == []
     fault.record(exit_code=44, ended_s=ended_s, lost_steps=life.lost_steps, recovery_s=life.new_at - resumed_at, same_weights=same)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
 
-from scanvit.cluster.session import check_reachable, read_token, secure, warn_if_open
+from scanvit.cluster.session import check_reachable, read_token, secure
 from scanvit.core.errors import ClusterError, ConfigError
 
 
@@ -36,15 +35,6 @@ def test_what_the_environment_says_stays_but_is_warned_of(caplog: pytest.LogCapt
     assert environment["RAY_AUTH_MODE"] == "disabled"
     assert "can run code" in caplog.text
     assert not (tmp_path / "token").exists()
-
-
-def test_an_open_dashboard_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        warn_if_open("127.0.0.1")
-        warn_if_open(None)
-    assert not caplog.text
-    warn_if_open("0.0.0.0")
-    assert "CVE-2023-48022" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001", "head", ":6379", "head:port", "auto"])

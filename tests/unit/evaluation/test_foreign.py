@@ -99,6 +99,8 @@ def test_scores_and_report_without_a_checkpoint(write: Callable[..., Path], pack
     shown = capsys.readouterr().out
     assert "100.0\u202f%" in shown
     assert "nothing is known of the model" in shown
+    assert f"scanvit compare {tmp_path / 'other'} OTHER_RUN" in shown
+    assert "scanvit predict" not in shown, "there is no network to ask"
     scores = json.loads((tmp_path / "other" / "scores-test.json").read_text())
     assert scores["per_class"]["cnv"]["prevalence"] == 0.02
     page = (tmp_path / "other" / "report.html").read_text(encoding="utf-8")

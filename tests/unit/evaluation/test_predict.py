@@ -11,7 +11,7 @@ from PIL import Image
 from scanvit.cli import main
 from scanvit.data import image_stream
 from scanvit.data.pack import Pack
-from scanvit.evaluation import predict as module
+from scanvit.evaluation.engine import open_engine
 from scanvit.evaluation.predict import predict_files
 from scanvit.evaluation.predictions import predict_split
 from scanvit.model.checkpoint import load_model
@@ -32,8 +32,10 @@ def test_a_file_gets_what_the_pack_gets(images: tuple[Path, list[Path]], monkeyp
     run_dir, paths = images
     model = load_model(run_dir)
     expected = predict_split(model, Pack.open(model.experiment["data"]["pack"]), "test")
-    monkeypatch.setattr(module, "_AT_ONCE", 8)
-    results = list(predict_files(run_dir, paths[::-1]))
+    monkeypatch.setattr(image_stream, "_CHUNK_FILES", 3)
+    engine = open_engine(run_dir)
+    engine.batch = 8  # of three blocks
+    results = list(predict_files(engine, paths[::-1]))
     assert [result.image for result in results] == [str(path) for path in paths[::-1]]
     probs = np.array([list((result.probabilities or {}).values()) for result in results])
     assert probs == pytest.approx(expected.probs[::-1], abs=2e-6)

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from scanvit.pages.figures import histogram, line_chart, nice_ticks, percent_axis, png_data_uri, roc_path, spread, thin
+from scanvit.pages.figures import histogram, line_chart, nice_ticks, percent_axis, roc_path, spread, thin
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), count=st.integers(3, 9))
@@ -103,15 +100,6 @@ def test_long_names_go_to_a_legend() -> None:
     chart = line_chart({"a-very-long-name-of-a-run": [(1, 0.9), (2, 0.5)]}, title="Loss")
     assert chart is not None
     assert chart.lines[0].label_y is None
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_keep_their_pixels(channels: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, size=(channels, 8, 8), dtype=np.uint8)
-    head, data = png_data_uri(pixels).split(",")
-    assert head == "data:image/png;base64"
-    back = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-    assert (back == (pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))).all()
 
 
 def test_the_bars_of_each_series_sum_to_its_whole() -> None:

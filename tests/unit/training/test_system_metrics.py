@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -79,3 +81,21 @@ def test_a_failing_sample_neither_ends_the_sampler_nor_reaches_the_training(tmp_
         time.sleep(0.01)
     sampler.stop()
     assert next(read_events(tmp_path))["values"] == {"system/cpu_utilization_percentage": 1.0}
+
+
+def test_the_first_sample_has_a_use_of_the_cpu_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil says 0 at the first call of each thread, which has nothing to compare with."""
+    asked: set[int] = set()
+
+    def cpu_percent() -> float:
+        is_first = threading.get_ident() not in asked
+        asked.add(threading.get_ident())
+        return 0.0 if is_first else 50.0
+
+    monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
+    sampler = SystemSampler(EventLog(tmp_path), every_s=60, position=lambda: (0, 0))
+    sampler.start()
+    while not list(read_events(tmp_path)):
+        time.sleep(0.01)
+    sampler.stop()
+    assert next(read_events(tmp_path))["values"]["system/cpu_utilization_percentage"] == 50.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from scanvit.core.errors import PreemptedError
 from scanvit.core.events import read_events
@@ -31,12 +32,12 @@ class Batches(list[np.ndarray]):
 
     stop_at = 0
 
-    def record(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        indices, weights = self.original(*args, **kwargs)
-        self.append(indices)
+    def record(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, float]:
+        indices, weight = self.original(*args, **kwargs)
+        self.append(indices.numpy())
         if len(self) == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return indices, weights
+        return indices, weight
 
     original = staticmethod(loader.rank_batch)
 

@@ -41,7 +41,7 @@ def gate_balance(view: AuditView) -> Gate:
     causes |= {f"brightness of {brighter}": brightness} if brighter else {}
     return Gate(
         gate="G6",
-        title="Every class is in every split, and the splits are alike",
+        title="Small classes and unlike splits",
         verdict="fail" if causes else "pass",
         figure=float(smallest),
         figure_name="images of the smallest class in a split (fails below)",

@@ -50,7 +50,7 @@ def gate_confounding(view: AuditView) -> Gate:
     nothing = not several and border is None
     return Gate(
         gate="G4",
-        title="Neither the source nor the border gives the class away",
+        title="The class against the source and the border",
         verdict="not applicable" if nothing else "fail" if causes else "pass",
         figure=None if nothing else round(value, 3),
         figure_name="Cramer's V of class and source",
@@ -78,7 +78,7 @@ def gate_files(view: AuditView) -> Gate:
     features = np.stack([width, height, width / np.maximum(height, 1), width * height, *formats], axis=1).astype(np.float32)
     probe = run_probe(features, view.class_of[positions], view.patient[positions], names=view.class_names, model="tree")
     of_format = corrected_cramers_v(table_of(view.class_of, view.format, shape=(len(view.class_names), len(view.format_names))))
-    title, unit = "Resolution and file format do not give the class away", "skill of width, height, aspect and format (0: chance, 1: perfect)"
+    title, unit = "The class against resolution and file format", "skill of width, height, aspect and format (0: chance, 1: perfect)"
     measured: dict[str, Any] = {"file_probe": probe and probe.to_dict(), "cramers_v_format": round(of_format, 3), "files": _files_by_class(view)}
     if probe is None:
         detail = "No two classes have five patients or more: there is nothing to judge by."

@@ -40,7 +40,7 @@ def gate_patients(view: AuditView) -> Gate:
     found = [f"{name} in {splits}" for name, splits in zip(names, standing, strict=True)]
     return Gate(
         gate="G1",
-        title="No patient in two splits",
+        title="Patients across splits",
         verdict="fail" if spread or unknown else "pass",
         figure=float(len(spread)),
         figure_name="patients in two splits or more",
@@ -61,7 +61,7 @@ def gate_identical_pixels(view: AuditView) -> Gate:
         detail = f"0 of {view.count:,} images have the same pixels as one in another split."
     return Gate(
         gate="G2",
-        title="No identical images in two splits",
+        title="Identical images across splits",
         verdict="fail" if spread else "pass",
         figure=float(len(spread)),
         figure_name="pictures in two splits or more",
@@ -98,7 +98,7 @@ def gate_near_duplicates(view: AuditView) -> Gate:
         detail += f" Of {int(strangers.sum()):,} sampled images the nearest of another patient is {int(np.flatnonzero(strangers)[0])} bits away."
     return Gate(
         gate="G3",
-        title="No near duplicates in two splits",
+        title="Near duplicates across splits",
         verdict="fail" if spread else "pass",
         figure=float(spread),
         figure_name="groups of near duplicates in two splits or more",

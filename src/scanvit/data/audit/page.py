@@ -9,6 +9,7 @@ from PIL import Image
 
 from ...pages import figures
 from ...pages.page import environment
+from ...pages.pictures import png_data_uri
 from ..pack import Pack
 from ..sources import SPLITS
 from .gate import Gate
@@ -64,7 +65,7 @@ class _Album:
             image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
             small = np.asarray(image.resize((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BILINEAR))
             pixels = small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
-        uri = figures.png_data_uri(pixels)
+        uri = png_data_uri(pixels)
         self._left_bytes -= len(uri)
         return uri
 

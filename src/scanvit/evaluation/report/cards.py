@@ -7,6 +7,7 @@ from typing import Any
 
 from ..page import templates
 
+CARDS = ("model-card.md", "data-card.md")
 _LINES = re.compile(r"[\s\x85\u2028\u2029]*[\n\r\x0b\x0c\x85\u2028\u2029]\s*")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 
@@ -14,7 +15,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 def render_cards(context: dict[str, Any]) -> dict[str, str]:
     """{file name: text}. ``context``: of the report."""
     made = templates().overlay(autoescape=False, finalize=_plain)
-    return {f"{name}.md": made.get_template(f"{name}.md.j2").render(**context) for name in ("model-card", "data-card")}
+    return {name: made.get_template(f"{name}.j2").render(**context) for name in CARDS}
 
 
 def _plain(value: Any) -> Any:

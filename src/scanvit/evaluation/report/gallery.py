@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...pages import figures
+from ...pages.pictures import jpeg_data_uri, png_data_uri
 from ..masking import cover, shown_parts
 from ..saliency import Case
 
@@ -70,10 +70,10 @@ def covered_examples(cases: Sequence[Case], images: npt.NDArray[np.uint8], pack:
 
 def picture_uri(pixels: npt.NDArray[np.uint8]) -> str:
     """(C, H, W)"""
-    return figures.jpeg_data_uri(pixels) if pixels.shape[-1] >= _JPEG_FROM_PX else figures.png_data_uri(pixels)
+    return jpeg_data_uri(pixels) if pixels.shape[-1] >= _JPEG_FROM_PX else png_data_uri(pixels)
 
 
 def overlay_uri(values: npt.NDArray[np.float32]) -> str:
     """A map (h, w), 0..1, as a picture of that many pixels to be stretched over the image: clear where the network did not look."""
     channels = [np.interp(values, _RAMP_AT, _RAMP[:, c]) for c in range(4)]
-    return figures.png_data_uri(np.stack(channels).round().astype(np.uint8))
+    return png_data_uri(np.stack(channels).round().astype(np.uint8))

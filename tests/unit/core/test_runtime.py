@@ -1,0 +1,67 @@
+"""What a process takes of its machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: what it does lasts.
+_SCRIPT = """
+import json, os, resource, sys, threading
+from scanvit.core.runtime import World, bind_to_cores, keep_freed_memory
+values = json.loads(sys.argv[1])
+stop, ready = threading.Event(), threading.Event()
+def helper():
+    ready.set(); stop.wait()
+    seen.append(sorted(os.sched_getaffinity(0)))
+seen = []
+thread = threading.Thread(target=helper)
+thread.start(); ready.wait()
+if "world" in values:
+    bind_to_cores(World(**values["world"]), threads=values["threads"])
+if values.get("keep"):
+    keep_freed_memory()
+stop.set(); thread.join()
+import numpy as np
+np.ones(4 << 20); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(4 << 20)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(json.dumps({"mine": sorted(os.sched_getaffinity(0)), "helper": seen[0], "faults": faults}))
+"""
+
+
+def run(**values: object) -> dict[str, object]:
+    done = subprocess.run([sys.executable, "-c", _SCRIPT, json.dumps(values)], capture_output=True, text=True, check=True)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def cores() -> list[int]:
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores, and a system that binds processes to them")
+    return sorted(os.sched_getaffinity(0))
+
+
+def test_processes_that_take_all_cores_share_them_out(cores: list[int]) -> None:
+    bound = [run(world={"rank": rank, "local_rank": rank, "world_size": 2, "local_world_size": 2}, threads=len(cores) // 2) for rank in range(2)]
+    assert sorted(bound[0]["mine"] + bound[1]["mine"]) == cores  # type: ignore[operator]
+    assert all(one["helper"] == one["mine"] for one in bound), "threads that ran already too"
+
+
+def test_where_cores_are_left_over_or_too_few_nothing_is_bound(cores: list[int]) -> None:
+    assert run(world={"local_world_size": len(cores) + 1, "world_size": len(cores) + 1}, threads=1)["mine"] == cores
+    assert run(world={"local_world_size": 1}, threads=len(cores))["mine"] == cores
+    if len(cores) > 2:
+        assert run(world={"local_world_size": 2, "world_size": 2}, threads=1)["mine"] == cores
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone")
+def test_freed_memory_is_not_given_back() -> None:
+    kept, given_back = run(keep=True), run()
+    assert kept["faults"] * 10 < given_back["faults"]  # type: ignore[operator]
