@@ -24,7 +24,7 @@ from scanvit.data.pack import Pack
 from scanvit.training.fit import fit
 from scanvit.training.module import ClassificationModule
 from scanvit.training.run_folder import bind
-from scanvit.training.world import GlobalBatchNorm2d, batch_norm_sync, make_sums_repeatable
+from scanvit.training.world import GlobalBatchNorm2d, batch_norm_sync, ddp_options, make_sums_repeatable
 
 SMALL = ("model.stem_widths=[8,8,8]", "model.depth=1", "model.dim=16", "model.dim_head=8", "tracking.mlflow=false", "trainer.threads=1")
 GLOBAL_BATCH = 12
@@ -152,3 +152,35 @@ def test_worlds_of_every_size_see_each_image_once_and_judge_alike(small_pack: Pa
             for name, value in alone.items():
                 if not name.endswith("_s") and value is not None:
                     assert mine[name] == pytest.approx(value, abs=1e-6), f"{name} with {world_size} processes"
+
+
+def _traced_step() -> dict[str, list[float]]:
+    """Of one step with the settings of a run: when each part of the backward pass and each all-reduce began, and when they ended, in us."""
+    torch.manual_seed(0)
+    experiment = load_experiment("reference", ["model.depth=12", "tracking.mlflow=false"])
+    module = ClassificationModule(experiment, class_names=("a", "b", "c"), contract=PixelContract(image_size_px=16), train_counts=torch.tensor([4, 4, 4]))
+    options = {
+        name: value
+        for name, value in ddp_options(experiment.trainer, "cpu").items()
+        if name in ("gradient_as_bucket_view", "broadcast_buffers", "bucket_cap_mb")
+    }
+    step = DistributedDataParallel(_Step(module), **options)
+    batch = torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8), torch.arange(4) % 3, torch.ones(4)
+    for _ in range(2):  # buckets are laid out anew after the first
+        step(*batch).backward()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step(*batch).backward()
+    events = profile.events()
+    found = {"backward": [], "all-reduce": []}
+    for event in events:
+        kind = "all-reduce" if event.name == "gloo:all_reduce" else "backward" if event.name.endswith("Backward0") else None
+        if kind:
+            found[kind] += [event.time_range.start, event.time_range.end]
+    return found
+
+
+def test_gradients_are_sent_around_while_others_are_still_made() -> None:
+    for found in in_world(2, _traced_step):
+        starts = sorted(found["all-reduce"][::2])
+        assert len(starts) >= 3, "the gradients go in several buckets"
+        assert sum(start < max(found["backward"]) for start in starts) >= 2, "the first of them before the backward pass is over"

@@ -36,11 +36,12 @@ def augment(images: Tensor, config: AugmentConfig) -> Tensor:
 def mix(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """mixup (Zhang et al. 2018, eq. 1): (mixed images, permutation (B,), share of the first image (B,) in 0.5..1)."""
     partner = torch.randperm(len(images), device=images.device)
-    concentration = torch.full((len(images),), alpha, device=images.device)
-    share = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
+    # What torch.distributions.Beta draws from, without the classes about it, which torch.compile cannot take into one graph.
+    share = torch._sample_dirichlet(torch.full((len(images), 2), alpha, device=images.device))[:, 0]
     share = torch.maximum(share, 1 - share)
     weight = share.view(-1, 1, 1, 1).to(images.dtype)
-    return weight * images + (1 - weight) * images[partner], partner, share
+    # index_select: torch 2.13's compiler fails at an index that it knows to be a permutation.
+    return weight * images + (1 - weight) * images.index_select(0, partner), partner, share
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:

@@ -155,7 +155,7 @@ def has_room(size_bytes: int, device: torch.device | str) -> bool:
 
 def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """A view of the memory-mapped pack on a CPU (shared by all processes, never written); a resident copy on any other device."""
-    if torch.device(device).type != "cpu":
+    if not _is_host(device):
         copy = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, device=device)
         step = max(1, _COPIED_BYTES // max(1, array[:1].nbytes))
         for start in range(0, len(array), step):
@@ -168,6 +168,10 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         array = np.memmap(array.filename, dtype=array.dtype, mode="c", offset=array.offset, shape=array.shape)
         return torch.from_numpy(array)
     return torch.from_numpy(np.array(array))
+
+
+def _is_host(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cpu"
 
 
 def _send(part: Tensor, device: torch.device) -> Tensor:

@@ -16,6 +16,9 @@ from ..core.runtime import World
 
 _RENDEZVOUS_S = 900.0
 """How long processes wait for the others to be started: machines of a cluster are not given out in the same second."""
+_BUCKET_MB = 4
+"""Gradients are sent around in buckets while those of earlier layers are still being made. The reference has 20 MB of them: PyTorch's 25 would send
+nearly all of it after the last."""
 
 
 def ddp_options(settings: TrainerConfig, accelerator: str) -> dict[str, Any]:
@@ -24,6 +27,7 @@ def ddp_options(settings: TrainerConfig, accelerator: str) -> dict[str, Any]:
         "process_group_backend": backend(accelerator),
         "timeout": timedelta(seconds=settings.timeout_s),
         "gradient_as_bucket_view": True,
+        "bucket_cap_mb": _BUCKET_MB,
         # DDP would send rank zero's buffers around before every forward pass, in validation too, where the ranks have unlike numbers of
         # batches and would wait for each other for ever. They only matter when the network is evaluated: ``broadcast_buffers``.
         "broadcast_buffers": False,

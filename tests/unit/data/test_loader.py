@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scanvit.data import loader
 from scanvit.data.loader import EvalLoader, Position, TrainLoader, epoch_order, rank_batch, steps_per_epoch
 
 worlds = st.tuples(st.integers(1, 97), st.integers(1, 9), st.integers(1, 5))
@@ -98,3 +100,22 @@ def test_evaluation_takes_every_image_once_in_order(n: int, batch_size: int, wor
     loaders = [EvalLoader(images, images, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [i for loader in loaders for batch, _, _ in loader for i in batch.tolist()] == list(range(n))
     assert all(len(loader) == len(list(loader)) for loader in loaders)
+
+
+def test_batches_of_a_pack_that_stays_in_the_hosts_memory_follow_to_the_device() -> None:
+    images, targets = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1), torch.arange(11)
+    share = {"rank": 0, "world_size": 1, "device": "meta"}
+    train = TrainLoader(images, targets, position=Position, seed=0, per_device_batch_size=4, **share)
+    for batches in (list(train), list(EvalLoader(images, targets, batch_size=4, **share))):
+        assert [len(batch[0]) for batch in batches] == [4, 4, 3]
+        assert {part.device.type for batch in batches for part in batch} == {"meta"}
+        assert [part.dtype for part in batches[0]] == [torch.uint8, torch.int64, torch.float32]
+
+
+def test_a_resident_copy_is_made_piece_by_piece_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_COPIED_BYTES", 100)
+    array = np.random.default_rng(0).integers(0, 256, (7, 1, 6, 6), np.uint8)
+    array.flags.writeable = False
+    device = torch.device("cpu", 0)  # a device of its own to the function that copies
+    monkeypatch.setattr(loader, "_is_host", lambda _: False)
+    assert torch.equal(loader.as_tensor(array, device), torch.from_numpy(array.copy()))

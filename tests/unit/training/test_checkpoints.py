@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scanvit.core.errors import CheckpointError
-from scanvit.training.checkpoints import AtomicCheckpointIO, check_intact, keep_previous, newest_intact
+from scanvit.core.config import Experiment
+from scanvit.core.errors import CheckpointError, NoSpaceError
+from scanvit.training import fit
+from scanvit.training.checkpoints import AtomicCheckpointIO, Writer, check_intact, keep_previous, newest_intact, on_host, saved_precision, write_checkpoint
 
 
 @pytest.fixture
@@ -56,3 +60,54 @@ def test_without_an_intact_checkpoint_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
     assert newest_intact(tmp_path) is None
     assert newest_intact(tmp_path / "missing") is None
+
+
+def test_written_beside_the_training_a_checkpoint_is_the_same_file(tmp_path: Path) -> None:
+    """Also where the training goes on to change the weights before the first byte is written."""
+    network, writer, start = torch.nn.BatchNorm2d(3), Writer(), threading.Event()
+    checkpoint = {"state_dict": network.state_dict(), "step": 3, "sums": [1.0, 2.0], "optimizer": [{"state": {0: {"exp_avg": torch.arange(4.0)}}}]}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, tmp_path / "here.ckpt")
+    writer.do(start.wait)
+    values, arrived = on_host(checkpoint)
+    writer.do(write_checkpoint, values, tmp_path / "beside.ckpt", arrived=arrived)
+    with torch.no_grad():
+        network.weight.fill_(9)
+    assert not (tmp_path / "beside.ckpt").exists()
+    start.set()
+    writer.wait()
+    assert (tmp_path / "beside.ckpt").read_bytes() == (tmp_path / "here.ckpt").read_bytes()
+    assert torch.load(tmp_path / "beside.ckpt", weights_only=True)["state_dict"]._metadata == network.state_dict()._metadata
+
+
+def test_what_a_writer_cannot_write_is_told_by_the_next_call_and_nothing_follows_it(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise NoSpaceError("No space is left.")
+
+    writer, done, gate = Writer(), list[str](), threading.Event()
+    writer.do(gate.wait)
+    writer.do(fail)
+    writer.do(done.append, "after the error")
+    writer.check()  # nothing has happened yet
+    gate.set()
+    with pytest.raises(NoSpaceError):
+        writer.wait()
+    assert done == []
+    writer.do(done.append, "later")
+    writer.wait()
+    assert done == ["later"]
+    writer.do(fail)
+    writer.close()  # raises nothing: another error is on its way
+
+
+@pytest.mark.parametrize("began_with", ["32-true", "bf16-mixed"])
+def test_a_run_keeps_the_precision_that_it_began_with_on_another_kind_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began_with: str) -> None:
+    experiment, path = Experiment(), tmp_path / "last.ckpt"
+    experiment = replace(experiment, trainer=replace(experiment.trainer, accelerator="cpu"))
+    AtomicCheckpointIO().save_checkpoint({"precision": began_with}, path)
+    assert saved_precision(path) == began_with
+    for here in (True, False):
+        monkeypatch.setattr(fit, "has_bf16", lambda here=here: here)
+        assert fit._decided(experiment, path).trainer.precision == began_with
+        assert fit._decided(experiment, None).trainer.precision == ("bf16-mixed" if here else "32-true")
+    asked = replace(experiment, trainer=replace(experiment.trainer, precision="32-true"))
+    assert fit._decided(asked, path).trainer.precision == "32-true"
