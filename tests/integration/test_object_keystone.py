@@ -79,7 +79,7 @@ def test_a_mount_with_an_application_credential(clinic: dict[str, str], scanvit:
 def test_what_keystone_refuses_is_told(keystone: KeystoneServer, clinic: dict[str, str], scanvit: Any, engine: str) -> None:
     secret = clinic["OS_APPLICATION_CREDENTIAL_SECRET"]
     told = {
-        "refused the credentials": {"OS_APPLICATION_CREDENTIAL_SECRET": f"{secret}x"},
+        "refused the credentials": {"OS_APPLICATION_CREDENTIAL_SECRET": f"x{secret}"},  # Keystone compares the first 72 characters
         "names no object store for region 'Elsewhere'": {"OS_REGION_NAME": "Elsewhere"},
         "No secure connection to": {"OS_AUTH_URL": clinic["OS_AUTH_URL"].replace("http:", "https:")},
     }
@@ -89,7 +89,8 @@ def test_what_keystone_refuses_is_told(keystone: KeystoneServer, clinic: dict[st
         assert secret not in said
     only_reads_elsewhere = keystone.credential(f"guest-{engine}", roles=("reader",))
     assert "refused the credentials" in scanvit("data", "ls", "swift:", "--engine", engine, code=60, **only_reads_elsewhere)
-    assert "error" not in scanvit("data", "ls", "swift:", "--engine", engine, **clinic | {"OS_AUTH_URL": keystone.url})
+    said = scanvit("-v", "data", "ls", "swift:", "--engine", engine, **clinic | {"OS_AUTH_URL": keystone.url})
+    assert not [word for word in ("error", "X-Auth-Token", secret) if word in said]
 
 
 @needs_rclone

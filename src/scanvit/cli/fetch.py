@@ -74,8 +74,8 @@ def fetch(names: tuple[str, ...], out: Path, offline: bool, pack: Path | None, *
             _show(one)
     if pack and sources_file:
         _prepare(sources_file, out, pack)
-    elif sources_file:
-        click.echo(f"\nNext: scanvit data prepare {sources_file} --root {out} -o PACK")
+    else:
+        click.echo(f"\nNext: scanvit data prepare {sources_file or 'SOURCES.yaml'} --root {out} -o PACK")
 
 
 def _look(entries: list[CatalogEntry], out: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .calibration import fit_temperature
 from .conformal import Conformal, fit_conformal
@@ -86,16 +87,21 @@ def calibrate_checkpoint(path: Path, pack: Pack) -> None:
 
 def calibrate(model: Classifier, pack: Pack) -> Calibration:
     """From the train and val images of the pack that the network was trained on."""
-    val, targets = infer(model, pack.images("val")), np.asarray(pack.targets("val"), np.int64)
-    temperature = fit_temperature(val.logits, targets)
-    probs = softmax(val.logits, temperature)
+    val = infer(model, pack.images("val"))
+    return fit_on(val.logits, np.asarray(pack.targets("val"), np.int64), model.class_names, outliers=_fit_outliers(model, pack, val))
+
+
+def fit_on(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], class_names: list[str], *, outliers: OutlierDetector | None) -> Calibration:
+    """From what a network says of val: (N, K) and (N,)."""
+    temperature = fit_temperature(logits, targets)
+    probs = softmax(logits, temperature)
     return Calibration(
         images=len(targets),
         temperature=temperature,
-        thresholds=tuple(choose_thresholds(probs, targets, model.class_names)),
+        thresholds=tuple(choose_thresholds(probs, targets, class_names)),
         confidences=confidences_for(probs),
         conformal=fit_conformal(probs, targets, coverage=COVERAGE),
-        outliers=_fit_outliers(model, pack, val),
+        outliers=outliers,
     )
 
 

@@ -21,10 +21,13 @@ import numpy.typing as npt
 from .. import __version__
 from ..core.errors import ConfigError, ExportError, PackError, PackMismatchError
 from ..storage.atomic import write_bytes
-from .engine import Answers, Pixels, TorchEngine, open_engine
+from .calibrate import Calibration, fit_on
+from .engine import Answers, Pixels, TorchEngine, open_engine, read_calibration
 from .estimates import Estimate, Estimator
 
 if TYPE_CHECKING:
+    import onnx
+
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
@@ -120,13 +123,11 @@ def _write(model: Classifier, folder: Path, *, format: Format, quantize: str | N
 def _write_onnx(model: Classifier, folder: Path, about: dict[str, Any], *, pack: Pack | None) -> _Made:
     from .onnx_engine import OnnxEngine
     from .onnx_graph import OPSET, quantized, to_onnx
-    from .onnx_record import FORMAT, metadata, require
+    from .onnx_record import require
 
     require("onnx", "onnxscript", "onnxruntime")
-    import onnx
-
     about |= {"opset": OPSET}
-    proto = to_onnx(model)
+    proto, record = to_onnx(model), model.record()
     if about["quantize"]:
         assert pack is not None
         val = pack.images("val")
@@ -134,15 +135,40 @@ def _write_onnx(model: Classifier, folder: Path, about: dict[str, Any], *, pack:
         if not len(rows):
             raise ConfigError("int8 takes its ranges from val images, and the pack has none.", hint="Leave --quantize out.")
         proto = quantized(proto, (np.array(val[rows[start : start + 32]]) for start in range(0, len(rows), 32)), folder)
+        record["calibration"] = _calibrate_anew(model, proto, pack, folder).to_dict()
 
     def finish() -> bytes:
-        onnx.helper.set_model_props(proto, metadata(model.record() | {"format": FORMAT, "export": about}))
+        _sign(proto, record | {"export": about})
         data: bytes = proto.SerializeToString()
         return data
 
     draft = folder / "draft.onnx"
     draft.write_bytes(finish())
     return _Made(ask=OnnxEngine(draft), about=about, finish=finish)
+
+
+def _sign(proto: onnx.ModelProto, record: dict[str, Any]) -> None:
+    import onnx
+
+    from .onnx_record import FORMAT, metadata
+
+    onnx.helper.set_model_props(proto, metadata(record | {"format": FORMAT}))
+
+
+def _calibrate_anew(model: Classifier, proto: onnx.ModelProto, pack: Pack, folder: Path) -> Calibration:
+    """What was fitted on the network's answers to val, fitted on those of the rounded one; it is in the graph already."""
+    from .onnx_engine import OnnxEngine
+    from .onnx_graph import set_temperature
+
+    path = folder / "rounded.onnx"
+    _sign(proto, model.record())
+    path.write_bytes(proto.SerializeToString())
+    answers, before = OnnxEngine(path)(pack.images("val")), read_calibration(model.calibration)
+    outliers = before.outliers if before else None
+    refitted = outliers.limited_to(answers.outlier_scores) if outliers and answers.outlier_scores is not None else None
+    after = fit_on(answers.logits, np.asarray(pack.targets("val"), np.int64), model.class_names, outliers=refitted)
+    set_temperature(proto, after.temperature, outlier_limit=refitted.limit / outliers.limit if outliers and refitted else 1.0)
+    return after
 
 
 def _write_torch(model: Classifier, folder: Path, about: dict[str, Any]) -> _Made:

@@ -37,11 +37,11 @@ def default_processes() -> int:
     return available_devices("auto")[1]
 
 
-def batch_size(shape: tuple[int, ...]) -> int:
-    """Images (C, H, W) to take at once."""
+def batch_size(shape: tuple[int, ...], device: str | None = None) -> int:
+    """Images (C, H, W) to take at once on "cpu" or "cuda". ``device``: the GPU where there is one, if none is named."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return max(1, _BATCH_PX[device] // (shape[-2] * shape[-1]))
 
 

@@ -118,7 +118,7 @@ def quantized(proto: onnx.ModelProto, images: Iterable[np.ndarray], work: Path) 
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=_behind_logits(onnx.load(prepared)),
+            nodes_to_exclude=_behind_features(onnx.load(prepared)),
         )
     return onnx.load(target)
 
@@ -134,8 +134,19 @@ class _Reader:
         return None if batch is None else {INPUT: batch}
 
 
-def _behind_logits(proto: onnx.ModelProto) -> list[str]:
-    """Nodes that compute the probabilities and the outlier score, which no rounding may touch."""
+def set_temperature(proto: onnx.ModelProto, temperature: float, *, outlier_limit: float) -> None:
+    """In a graph that is written already. ``outlier_limit``: the score that is to become 1."""
+    import onnx
+
+    for weight in proto.graph.initializer:
+        if weight.name in (changes := {"tail.temperature": None, "tail.root": outlier_limit, "tail.means": outlier_limit}):
+            by = changes[weight.name]
+            values = np.float32(temperature) if by is None else onnx.numpy_helper.to_array(weight) / np.float32(by)
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values, np.float32), weight.name))
+
+
+def _behind_features(proto: onnx.ModelProto) -> list[str]:
+    """The head, and the nodes that compute the probabilities and the outlier score: next to no work, where rounding costs the most."""
     made_by = {name: node for node in proto.graph.node for name in node.output}
 
     def before(names: Iterable[str]) -> set[str]:
@@ -147,7 +158,7 @@ def _behind_logits(proto: onnx.ModelProto) -> list[str]:
                 waiting += made_by[name].input
         return found
 
-    needed = before(["logits"])
+    needed = before(made_by["logits"].input)
     return [node.name for node in proto.graph.node if not needed & set(node.output)]
 
 

@@ -45,7 +45,11 @@ class OutlierDetector:
 
     def calibrated(self, features: npt.NDArray[np.floating]) -> OutlierDetector:
         """With a limit from validation images, which it was not fitted on."""
-        limit = float(np.quantile(self.score(features), 1 - ALARMS, method="higher"))
+        return self.limited_to(self.score(features))
+
+    def limited_to(self, scores: npt.NDArray[np.floating]) -> OutlierDetector:
+        """With the limit that calls ``ALARMS`` of these images outliers; (N,), scored with the present one."""
+        limit = float(np.quantile(scores, 1 - ALARMS, method="higher"))
         return replace(self, limit=max(limit * self.limit, 1e-12))
 
     def score(self, features: npt.NDArray[np.floating]) -> Array:

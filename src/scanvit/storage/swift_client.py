@@ -5,6 +5,7 @@ A listing has the MD5 of every object but those in segments (static and dynamic 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from .remote import Listing, Remote, RemoteObject
 _FOLDER_TYPE = "application/directory"  # of the empty objects that some programs make for folders
 _LARGEST_BYTES = 5 << 30  # of an object in one piece, at every provider that has not changed it
 _SEGMENT_BYTES = 1 << 30
+logging.getLogger("swiftclient").setLevel(logging.WARNING)  # below that it shows the beginnings of tokens
 
 
 class SwiftClient(PiecewiseStore):

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.table import Row, about_this_machine, load_rows, merge, write
+from tests.integration.training_runs import arguments
 
 MARK = "SCANVIT_TEST_MARK"
 """In the environment of every process that a fault test starts, and of whatever those start."""
@@ -89,6 +90,16 @@ def scanvit(tmp_path: Path) -> Iterator[MarkedScanvit]:
     left = runner.wait_until_gone(within_s=10)
     runner.close()
     assert not left, "processes were left behind"
+
+
+@pytest.fixture(scope="session")
+def long_run(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the runs on Ray are compared with: the same in two processes without Ray, undisturbed. The engine makes no difference to the weights."""
+    from tests.integration.faults.ray_runs import LONG  # which imports this
+
+    folder = tmp_path_factory.mktemp("long")
+    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, "trainer.devices=2"))
+    return folder / "run"
 
 
 @pytest.hookimpl(wrapper=True)

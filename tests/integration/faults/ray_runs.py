@@ -78,8 +78,15 @@ class RayRun:
         return [Worker(int(rank), node, int(pid)) for rank, node, pid in STARTED.findall(self.said)]
 
     def worker(self, rank: int) -> Worker:
-        """The newest of that rank."""
-        return next(worker for worker in reversed(self.workers) if worker.rank == rank)
+        """The newest of that rank. The command tells of it a moment after it has started."""
+
+        def newest() -> Worker | None:
+            found = next((worker for worker in reversed(self.workers) if worker.rank == rank), None)
+            return found if found and (self.cluster.head.box or psutil.pid_exists(found.pid)) else None
+
+        found = wait_for(newest, f"worker {rank} of\n{self.said}", 60)
+        assert isinstance(found, Worker)
+        return found
 
     @property
     def step(self) -> int:

@@ -168,3 +168,18 @@ def inject(folder: Path, *faults: tuple[str, int, str, int]) -> tuple[dict[str, 
     once = [folder / f"injected-{uuid.uuid4().hex[:8]}" for _ in faults]
     described = [{"how": how, "rank": rank, "at": at, "step": step, "once": str(file)} for (how, rank, at, step), file in zip(faults, once, strict=True)]
     return {"SCANVIT_TEST_FAULTS": json.dumps(described), "PYTHONPATH": f"{SOURCES}{os.pathsep}{INJECTED}"}, once
+
+
+def truncate(path: Path) -> None:
+    _replace(path, path.read_bytes()[:-1000])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    _replace(path, content)
+
+
+def _replace(path: Path, content: bytes | bytearray) -> None:
+    path.unlink()  # the other names of these bytes keep theirs
+    path.write_bytes(content)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.faults.recovery import BrokenRun, Disturbance
+from tests.integration.faults.recovery import BrokenRun, Disturbance, truncate
 from tests.integration.training_runs import arguments, last_step, saved_step, wait_for_step
 
 from scanvit.core.events import read_events
@@ -48,8 +48,7 @@ def broken(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert list(read_events(run.run_dir))[-1]["values"]["status"] == "preempted"
     run.take_up()
     send("truncated", signal.SIGKILL, at_step=(last_step(run.run_dir) // STEPS_AN_EPOCH + 2) * STEPS_AN_EPOCH + 1, code=-signal.SIGKILL)
-    newest = run.run_dir / "checkpoints" / "last.ckpt"
-    newest.write_bytes(newest.read_bytes()[:-1000])
+    truncate(run.run_dir / "checkpoints" / "last.ckpt")
     run.take_up().went_on()
     yield run
     scanvit.close()
@@ -73,7 +72,7 @@ def test_a_killed_run_goes_on_inside_an_epoch(scanvit: MarkedScanvit, small_pack
     run.process.kill()
     run.ended("killed", code=-signal.SIGKILL)
     run.take_up().went_on()
-    assert run.record("killed", fault, undisturbed) <= 1
+    assert run.record("killed", fault, undisturbed) <= 2, "a checkpoint is written beside the step that follows it"
 
 
 @pytest.mark.fault("one process", "SIGTERM", "inside an epoch")

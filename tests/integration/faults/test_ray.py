@@ -16,10 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.integration.cluster_harness import RayCluster
-from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault
-from tests.integration.faults.ray_runs import LONG, Disturbed, RayRun
-from tests.integration.training_runs import arguments
+from tests.integration.faults.ray_runs import Disturbed, RayRun
 
 from scanvit.data.prepare import prepare
 
@@ -29,14 +27,6 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes without Ray: the engine makes no difference to the weights."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, "trainer.devices=2"))
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +70,9 @@ def losses(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempP
         pytest.param("SIGSTOP", marks=pytest.mark.fault("Ray", "SIGSTOP of rank 1", "inside an epoch")),
     ],
 )
-def test_a_worker_is_lost(losses: dict[str, Disturbed], undisturbed: Path, fault: Fault, name: str) -> None:
+def test_a_worker_is_lost(losses: dict[str, Disturbed], long_run: Path, fault: Fault, name: str) -> None:
     assert "failed" in losses[name].said
-    losses[name].record(fault, undisturbed)
+    losses[name].record(fault, long_run)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +149,7 @@ def other_pack(images: Path, pack: Path) -> None:
     ],
     ids=["killed", "stopped", "another pack"],
 )
-def test_the_command_ends_before_its_time(ends: dict[str, Disturbed], undisturbed: Path, fault: Fault, name: str, says: str) -> None:
+def test_the_command_ends_before_its_time(ends: dict[str, Disturbed], long_run: Path, fault: Fault, name: str, says: str) -> None:
     assert says in ends[name].said
     assert ends[name].taken_up > 0
-    ends[name].record(fault, undisturbed)
+    ends[name].record(fault, long_run)

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.integration.cluster_harness import Node, RayCluster, wait_for
-from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault
-from tests.integration.faults.ray_runs import EPOCHS, LONG, Disturbed, RayRun
-from tests.integration.training_runs import arguments
+from tests.integration.faults.ray_runs import EPOCHS, Disturbed, RayRun
 
 from scanvit.core.events import read_events
 
@@ -24,14 +22,6 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes without Ray: the engine makes no difference to the weights."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, "trainer.devices=2"))
-    return folder / "run"
 
 
 class Cluster:
@@ -106,9 +96,9 @@ def losses(cluster: Cluster, small_pack: Path, tmp_path_factory: pytest.TempPath
     ],
     ids=["for good", "replaced", "warned"],
 )
-def test_a_node_is_lost(losses: dict[str, Disturbed], undisturbed: Path, fault: Fault, name: str, says: str) -> None:
+def test_a_node_is_lost(losses: dict[str, Disturbed], long_run: Path, fault: Fault, name: str, says: str) -> None:
     assert says in losses[name].said
-    losses[name].record(fault, undisturbed)
+    losses[name].record(fault, long_run)
 
 
 def test_a_range_of_workers_goes_on_with_what_is_left_and_takes_new_nodes_in(cluster: Cluster, small_pack: Path, tmp_path: Path) -> None:

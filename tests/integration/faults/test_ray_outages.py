@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from tests.integration.boxes import Network
 from tests.integration.cluster_harness import RayCluster
-from tests.integration.conftest import ObjectStore, Scanvit
+from tests.integration.conftest import ObjectStore
 from tests.integration.faults.conftest import Fault
-from tests.integration.faults.ray_runs import LONG, Disturbed, RayRun
-from tests.integration.training_runs import arguments
+from tests.integration.faults.ray_runs import Disturbed, RayRun
 
 pytestmark = [
     pytest.mark.soak,
@@ -26,15 +25,8 @@ AWAY_S = 60
 OFTEN = ("trainer.checkpoint_every_s=1",)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    Scanvit(folder)(*arguments(small_pack, folder / "run", *LONG, "trainer.devices=2"))
-    return folder / "run"
-
-
 @pytest.mark.fault("Ray", f"object storage away for {AWAY_S} s", "inside an epoch")
-def test_the_object_store_is_away_for_a_minute(object_store: ObjectStore, small_pack: Path, tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
+def test_the_object_store_is_away_for_a_minute(object_store: ObjectStore, small_pack: Path, tmp_path: Path, long_run: Path, fault: Fault) -> None:
     object_store.put("outage", {})
     with RayCluster(head_options={"num-cpus": 2}) as cluster:
         run = RayRun(
@@ -54,7 +46,7 @@ def test_the_object_store_is_away_for_a_minute(object_store: ObjectStore, small_
         assert time.monotonic() - disturbed.at > AWAY_S, "the finished run is in the storage"
         assert [worker.rank for worker in run.workers] in ([0, 1], [1, 0]), "nothing was started again"
         disturbed.made = 0
-        disturbed.record(fault, undisturbed)
+        disturbed.record(fault, long_run)
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ def network() -> Iterator[Network]:
 
 
 @pytest.mark.fault("Ray", "the network to a node cut, a spare node there", "inside an epoch")
-def test_the_cable_of_a_node_is_pulled(network: Network, small_pack: Path, tmp_path: Path, undisturbed: Path, fault: Fault) -> None:
+def test_the_cable_of_a_node_is_pulled(network: Network, small_pack: Path, tmp_path: Path, long_run: Path, fault: Fault) -> None:
     """Four machines: the head with the driver, and three nodes of one CPU, one of them spare."""
     boxes = [network.add() for _ in range(4)]
     with RayCluster(boxes=iter(boxes)) as cluster:
@@ -84,4 +76,4 @@ def test_the_cable_of_a_node_is_pulled(network: Network, small_pack: Path, tmp_p
         finally:
             run.close()
         assert lost.address not in {worker.node for worker in run.workers[2:]}
-        disturbed.record(fault, undisturbed)
+        disturbed.record(fault, long_run)

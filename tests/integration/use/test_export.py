@@ -16,8 +16,10 @@ import pytest
 from scanvit.cli import main
 from scanvit.core.errors import CheckpointError, ConfigError, ExportError
 from scanvit.data.pack import Pack
+from scanvit.evaluation.calibration import fit_temperature
 from scanvit.evaluation.engine import TorchEngine, open_engine
 from scanvit.evaluation.export import export
+from scanvit.evaluation.predictions import softmax
 from scanvit.model.checkpoint import load_model
 
 pytestmark = [pytest.mark.integration]
@@ -91,7 +93,7 @@ print(json.dumps([json.loads(extra["scanvit.json"])["class_names"], program(torc
     assert zipfile.is_zipfile(tmp_path / "model.pt2")
 
 
-def test_int8_says_what_it_costs_and_too_much_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_says_what_it_costs_and_too_much_is_refused(trained: Path, small_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     out = tmp_path / "small.onnx"
     assert main(["export", str(trained), "--quantize", "int8", "--max-drop", "1", "-o", str(out)]) == 0
@@ -101,6 +103,14 @@ def test_int8_says_what_it_costs_and_too_much_is_refused(trained: Path, tmp_path
     assert "drop" in engine.record["export"]["check"]
     nodes = {node.op_type for node in pytest.importorskip("onnx").load(out).graph.node}
     assert "QuantizeLinear" in nodes
+    # What val fitted is fitted on the rounded answers, and the graph holds what the record says.
+    answers, val, model = engine(np.array(Pack.open(small_pack).images("val"))), Pack.open(small_pack).targets("val"), load_model(trained)
+    assert engine.calibration
+    assert engine.calibration.temperature == pytest.approx(fit_temperature(answers.logits, np.asarray(val, np.int64)))
+    assert engine.calibration.temperature != model.temperature
+    assert answers.probs == pytest.approx(softmax(answers.logits, engine.calibration.temperature), abs=1e-5)
+    assert answers.outlier_scores is not None
+    assert np.quantile(answers.outlier_scores, 0.99, method="higher") == pytest.approx(1, abs=1e-4)
     refused = tmp_path / "refused.onnx"
     with pytest.raises(ExportError, match="nothing was written"):  # a bound that no loss at all exceeds
         export(trained, refused, format="onnx", quantize="int8", max_drop=-1.0)

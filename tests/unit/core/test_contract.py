@@ -23,7 +23,16 @@ def test_a_contract_survives_a_dictionary_and_refuses_what_it_does_not_know() ->
         PixelContract.from_dict(contract.to_dict() | {"gamma": 2.2})
 
 
-@pytest.mark.parametrize("values", [{"image_size_px": 0}, {"channels": 2}, {"std": 0.0}, {"std": float("nan")}, {"resample": "nearest"}])
+def test_a_contract_of_an_earlier_version_stays_what_it_was() -> None:
+    earlier = {"image_size_px": 64, "channels": 1, "resample": "bilinear", "mean": 0.5, "std": 0.5}
+    contract = PixelContract.from_dict(earlier)
+    assert contract.jpeg == "reduced"
+    assert contract.to_dict() == earlier, "fingerprints hold"
+    assert PixelContract().jpeg == "frequencies"
+    assert PixelContract.from_dict(PixelContract().to_dict()) == PixelContract()
+
+
+@pytest.mark.parametrize("values", [{"image_size_px": 0}, {"channels": 2}, {"std": 0.0}, {"std": float("nan")}, {"resample": "nearest"}, {"jpeg": "full"}])
 def test_impossible_values_are_refused(values: dict) -> None:
     with pytest.raises(ConfigError):
         PixelContract(**values)

@@ -15,6 +15,8 @@ import numpy as np
 from .compiled import U, compiled
 
 WEIGHT_BITS = 14
+_LINES = 8
+"""Made before they are written as columns: as many doubles as the cache takes at once."""
 _COSINES = (1073741824, 1053110176, 992008094, 892783698, 759250125, 596538995, 410903207, 209476638)
 """round(2**30 * cos(i * pi / 16))."""
 _ROOT = 759250125
@@ -100,18 +102,23 @@ def resample(coefficients, steps, rows, places, first_x, counts_x, values_x, fir
     doubles. Where damaged coefficients are out of all bounds, so is the picture, but the same on every machine."""
     order, target, height, width = places.shape[0], first_x.size, coefficients.shape[1], coefficients.shape[2]
     flat = coefficients.reshape(-1)
-    line, sums = np.empty(width, np.int32), np.empty(target)
-    for y in range(target):
+    lines, sums = np.empty((_LINES, width), np.int32), np.empty(target)
+    for top in range(0, target, _LINES):
+        several = min(_LINES, target - top)
         for u in range(order):
-            line[:] = 0
-            for place in range(counts_y[y]):
-                for v in range(order - u):
-                    weight = np.int32(values_y[y, place, v] * steps[places[v, u]])
-                    start = U((places[v, u] * height + first_y[y] + place) * width)
-                    for x in range(width):
-                        line[x] += weight * flat[start + U(x)]
+            lines[:] = 0
+            for index in range(several):
+                y = top + index
+                for place in range(counts_y[y]):
+                    for v in range(order - u):
+                        weight = np.int32(values_y[y, place, v] * steps[places[v, u]])
+                        start = U((places[v, u] * height + first_y[y] + place) * width)
+                        for x in range(width):
+                            lines[index, x] += weight * flat[start + U(x)]
             for x in range(width):
-                rows[(u * width + x) * target + y] = line[x]
+                start = U((u * width + x) * target + top)
+                for index in range(several):
+                    rows[start + U(index)] = lines[index, x]
     picture = np.empty((target, target), np.int64)
     for x in range(target):
         sums[:] = 0.0

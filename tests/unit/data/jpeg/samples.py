@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import random
 
 import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
+
+from scanvit.core.contract import PixelContract
+from scanvit.data.jpeg.header import read_jpeg
+from scanvit.data.jpeg.reader import reduced_pixels
 
 
 def scene(width: int, height: int, mode: str = "L", *, noise: float = 12.0) -> Image.Image:
@@ -30,7 +36,8 @@ def pillow(data: bytes, target_px: int, mode: str = "L") -> np.ndarray:
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-CHANGES = st.lists(st.tuples(st.sampled_from(["flip", "set", "remove", "insert", "cut"]), st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=8)
+OPERATIONS = ["flip", "set", "remove", "insert", "cut"]
+CHANGES = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=8)
 
 
 def damage(data: bytes, changes: list[tuple[str, int, int]]) -> bytes:
@@ -51,3 +58,25 @@ def damage(data: bytes, changes: list[tuple[str, int, int]]) -> bytes:
             case "cut" if value < 8:  # the end of the image stays, so that the scan is looked at
                 raw[max(at, 2) : -2] = b""
     return bytes(raw)
+
+
+def samples() -> list[bytes]:
+    return [
+        jpeg(scene(100, 90, noise=30), quality=95),
+        jpeg(scene(130, 120, "RGB"), subsampling="4:2:0"),
+        jpeg(scene(120, 64, "RGB", noise=60), quality=97, subsampling="4:4:4", optimize=True),
+        jpeg(scene(600, 300, noise=20), quality=80),
+    ]
+
+
+def digest(cases: int) -> str:
+    """Of the pixels of whole and damaged files."""
+    found, whole, chance = hashlib.sha256(), samples(), random.Random(0)
+    for index in range(cases):
+        changes = [(chance.choice(OPERATIONS), chance.randrange(2**31), chance.randrange(256)) for _ in range(index % 3)]
+        data = damage(whole[index % len(whole)], changes)
+        file = read_jpeg(data)
+        if file is not None and file.width_px * file.height_px < 1 << 22:
+            pixels = reduced_pixels(data, file, PixelContract(image_size_px=8, channels=3))
+            found.update(b"none" if pixels is None else pixels.tobytes())
+    return found.hexdigest()

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.unit.data.jpeg.samples import CHANGES, damage, jpeg, pillow, samples, scene
 
 from scanvit.core.contract import PixelContract
 from scanvit.data.decode import decode_image
 from scanvit.data.jpeg.header import read_jpeg
 from scanvit.data.jpeg.reader import reduced_pixels
-
-from .samples import CHANGES, damage, jpeg, pillow, scene
 
 
 def ours(data: bytes, contract: PixelContract) -> np.ndarray:
@@ -127,16 +126,8 @@ def test_one_block_more_than_the_size_needs_is_no_picture() -> None:
     assert reduced_pixels(bytes(data), file, PixelContract(image_size_px=16)) is None
 
 
-SAMPLES = [
-    jpeg(scene(100, 90, noise=30), quality=95),
-    jpeg(scene(130, 120, "RGB"), subsampling="4:2:0"),
-    jpeg(scene(120, 64, "RGB", noise=60), quality=97, subsampling="4:4:4", optimize=True),
-    jpeg(scene(600, 300, noise=20), quality=80),
-]
-
-
 @settings(max_examples=int(os.environ.get("SCANVIT_FUZZ_CASES", "300")), deadline=None, derandomize=True, database=None)
-@given(sample=st.sampled_from(SAMPLES), changes=CHANGES, channels=st.sampled_from([1, 3]))
+@given(sample=st.sampled_from(samples()), changes=CHANGES, channels=st.sampled_from([1, 3]))
 def test_damaged_files_give_a_picture_or_none(sample: bytes, changes: list[tuple[str, int, int]], channels: Any) -> None:
     data = damage(sample, changes)
     file = read_jpeg(data)
