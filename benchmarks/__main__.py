@@ -29,6 +29,7 @@ SUITES = {
     "scaling": "two processes on two cores against one on one, what checkpoints cost; 4 minutes",
     "cluster": "a run on Ray against plain DDP, the start-up in parts; 4 minutes",
     "gpu": "the reference network on one GPU: images/s, share of peak, 12 epochs; 10 minutes on a fast card",
+    "road": "each stage's time and memory, and how they grow with the images; 5 minutes",
     "scale": "memory and time of prepare, audit and loader by the number of images; 5 minutes",
 }
 

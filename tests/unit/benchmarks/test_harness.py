@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu
+from benchmarks import gpu, road
 from benchmarks.contestants import baseline_network, make_setup, reference_network
 from benchmarks.harness import Cost, Options, Ratio, Skipped, below, floors, record
 from benchmarks.training import differences, losses
@@ -68,3 +68,16 @@ def test_the_gpu_suite_trains_and_reads_its_figures_on_a_cpu_too(tmp_path: Path)
     rate, elapsed_s = gpu.train(gpu.draw_pack(tmp_path, train=64, val=18, size_px=16), tmp_path / "run", small)
     assert rate > 0
     assert 0 < elapsed_s < math.inf
+
+
+def test_growth_is_the_line_through_two_sizes() -> None:
+    assert road.growth((1_000, 3.0), (2_000, 4.0), 10_000) == 12.0
+    assert road.growth((1_000, 3.0), (2_000, 1.0), 10_000) == 0.0, "noise between two sizes is no gain"
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_road_has_its_cost(tmp_path: Path) -> None:
+    found = road.measure(tmp_path, 300)
+    assert found.keys() == road.WHAT.keys()
+    assert all(value >= 0 for value in found.values())
+    assert found["train, peak"] > 100
