@@ -130,7 +130,7 @@ def run(options: Options) -> list[Figure]:
             count = most // 4 if options.quick else most
             torch.set_num_threads(usable_cores())
             files = list(islice(cycle(distinct), count))
-            found, start_s = rates(contestants(exported(name, setup, work / name), files), count, 1 if options.quick else 5)
+            found, start_s = rates(contestants(exported(name, setup, work / name), files), count, 1 if options.quick else 3)
             figures += _figures(name, found, start_s)
     return figures
 
