@@ -69,6 +69,10 @@ class Cost:
 Figure = Ratio | Cost
 
 
+class Skipped(Exception):  # noqa: N818 - nothing went wrong
+    """A suite that this machine cannot run, and why."""
+
+
 class Contestant:
     """A process that runs ``target(report, *arguments)``. Each report of a value ends a turn; the next begins when it is asked for."""
 

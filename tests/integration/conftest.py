@@ -63,7 +63,11 @@ class Scanvit:
     def __call__(self, *args: str | Path, code: int = 0, **environment: str) -> str:
         """Run to the end and return stdout and stderr; fails the test on another exit code or a traceback."""
         process = self.start(*args, **environment)
-        out, err = process.communicate(timeout=600)
+        try:
+            out, err = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"no end after 600 s: scanvit {' '.join(map(str, args))}\n{process.communicate()}")
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err
         return out + err

@@ -29,6 +29,7 @@ from tests.ports import free_ports
 from scanvit.platform import object_store as stores
 from scanvit.platform.native.guard import holder
 from scanvit.platform.native.leftovers import end_leftovers, leftovers
+from scanvit.platform.native.log_files import last_lines
 from scanvit.platform.native.supervisor import LOCK_FILE, STATE_FILE
 from scanvit.platform.postgres import find
 from scanvit.platform.settings import VARIABLES, Settings, load
@@ -58,6 +59,10 @@ class Platform:
 
     def programs(self) -> dict[str, dict[str, Any]]:
         return json.loads((self.folder / STATE_FILE).read_text())["programs"]
+
+    def last_words(self) -> str:
+        """Of the supervisor and of all that it keeps, for a test that fails."""
+        return "\n".join(f"{path.name}:\n{last_lines(path, 15)}" for path in sorted((self.folder / "logs").glob("*.log")))
 
     def health(self, code: int = 0) -> dict[str, dict[str, Any]]:
         lines = self("status", "--json", code=code).splitlines()
@@ -92,7 +97,7 @@ def settle(platform: Platform) -> None:
     platform.edit(**{name: str(port) for name, port in zip(names, range(free_ports(4 * len(names)), 65536, 4), strict=False)})
 
 
-def wait_until(condition: Callable[[], bool], what: str, patience_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], what: str, patience_s: float = 600) -> None:
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until, what
@@ -292,11 +297,15 @@ def test_a_refused_password_and_a_taken_port_are_one_sentence_each(platform: Pla
 def test_a_second_command_waits_for_nobody_but_says_who_is_at_work(platform: Platform) -> None:
     monitoring = ["monitoring"] if shutil.which("prometheus") else []
     first = platform.runner.start("platform", "up", "ray", *monitoring, **platform.environment)
-    wait_until(lambda: "ray-head" in platform.programs() or first.poll() is not None, "ray was not started")
+    try:
+        wait_until(lambda: "ray-head" in platform.programs() or first.poll() is not None, "ray was not started")
+    except AssertionError:
+        first.kill()
+        pytest.fail(f"ray was not started\n{first.communicate()}\n{platform.last_words()}")
     assert first.poll() is None, first.communicate()
     assert f"process {first.pid}" in platform("up", code=93)
     out, err = first.communicate(timeout=600)
-    assert first.returncode == 0, err
+    assert first.returncode == 0, f"{err}\n{platform.last_words()}"
     assert "ray-worker-1" in out
     assert not monitoring or re.search(r"run-metrics[ │]+1 runs", out), out
 

@@ -35,13 +35,13 @@ def augment(images: Tensor, config: AugmentConfig) -> Tensor:
 
 def mix(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """mixup (Zhang et al. 2018, eq. 1): (mixed images, permutation (B,), share of the first image (B,) in 0.5..1)."""
-    partner = torch.randperm(len(images), device=images.device)
+    # By way of int32: torch 2.13's compiler fails where an index is a permutation and nothing else.
+    partner = torch.randperm(len(images), dtype=torch.int32, device=images.device).long()
     # What torch.distributions.Beta draws from, without the classes about it, which torch.compile cannot take into one graph.
     share = torch._sample_dirichlet(torch.full((len(images), 2), alpha, device=images.device))[:, 0]
     share = torch.maximum(share, 1 - share)
     weight = share.view(-1, 1, 1, 1).to(images.dtype)
-    # index_select: torch 2.13's compiler fails at an index that it knows to be a permutation.
-    return weight * images + (1 - weight) * images.index_select(0, partner), partner, share
+    return weight * images + (1 - weight) * images[partner], partner, share
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:

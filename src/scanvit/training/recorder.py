@@ -155,6 +155,7 @@ class RunRecorder(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish_writing()
+        self.writer.close()
         self.progress.stop()
 
     @staticmethod

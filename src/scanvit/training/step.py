@@ -37,7 +37,7 @@ def training_losses(
     if mixup:
         images, partner, share = mix(images, mixup)
         logits = network(images).float()
-        return share * losses(logits, targets) + (1 - share) * losses(logits, targets.index_select(0, partner)), logits
+        return share * losses(logits, targets) + (1 - share) * losses(logits, targets[partner]), logits
     logits = network(images).float()
     return losses(logits, targets), logits
 

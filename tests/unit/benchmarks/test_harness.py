@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import gpu, road
 from benchmarks.contestants import baseline_network, make_setup, reference_network
-from benchmarks.harness import Cost, Ratio, below, floors, record
+from benchmarks.harness import Cost, Options, Ratio, Skipped, below, floors, record
 from benchmarks.training import differences, losses
 
 RATIO = Ratio(name="a", what="", ours=10.0, baseline=2.0, unit="images/s", n=3, ratios=(4.0, 5.0, 9.0))
@@ -47,3 +49,35 @@ def test_baselines_and_fit_lose_alike_for_fifty_steps(tmp_path: Path) -> None:
     found = losses(setup, 50, ("scanvit-float32", "original-float32", "standard-float32"))
     assert all(len(set(values)) == 50 for values in found.values())  # it trains
     assert max(differences(found).values()) < 1e-3
+
+
+def test_the_gpu_suite_says_why_it_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Skipped, match="sees no GPU"):
+        gpu.run(Options())
+
+
+def test_the_share_of_the_peak_is_that_of_the_cards_data_sheet() -> None:
+    assert gpu.share_of_peak(10_350, "NVIDIA H200") == "22.9% of 990 TFLOP/s"  # the aim, as it was derived
+    assert gpu.share_of_peak(10_350, "a new card") == "of an unknown peak"
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_trains_and_reads_its_figures_on_a_cpu_too(tmp_path: Path) -> None:
+    small = ("model.stem_widths=[8,8]", "model.dim=8", "model.depth=1", "model.heads=1", "model.dim_head=8", "trainer.max_epochs=2", "trainer.accelerator=cpu")
+    rate, elapsed_s = gpu.train(gpu.draw_pack(tmp_path, train=64, val=18, size_px=16), tmp_path / "run", small)
+    assert rate > 0
+    assert 0 < elapsed_s < math.inf
+
+
+def test_growth_is_the_line_through_two_sizes() -> None:
+    assert road.growth((1_000, 3.0), (2_000, 4.0), 10_000) == 12.0
+    assert road.growth((1_000, 3.0), (2_000, 1.0), 10_000) == 0.0, "noise between two sizes is no gain"
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_road_has_its_cost(tmp_path: Path) -> None:
+    found = road.measure(tmp_path, 300)
+    assert found.keys() == road.WHAT.keys()
+    assert all(value >= 0 for value in found.values())
+    assert found["train, peak"] > 100

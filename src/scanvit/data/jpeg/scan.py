@@ -245,6 +245,8 @@ def read_coefficients(stream, places, unit_blocks, first, across, down, columns,
     starts, states, targets = np.zeros(room, np.uint64), np.empty(room, np.uint64), np.empty(room, np.uint64)
     differences, values = np.empty(room, np.int64), np.empty(room, np.uint64)
     dc_short, lowest = dc_short[table * SHORT : table * SHORT + SHORT], lowest[table * SHORT : table * SHORT + SHORT]
+    if wanted > 3:  # it knows no coefficient after the third
+        lowest = np.zeros(SHORT, np.uint32)
     prediction, beyond = 0, _0
     for row in range(out.shape[1] // down):
         for column in range(columns):

@@ -38,8 +38,8 @@ class Tables(NamedTuple):
     ac_steps: np.ndarray
     """uint32 (n * SHORT,): ``length of the code << 24 | size of the coefficient << 16 | bits of both << 8 | advance``, or 0."""
     lowest: np.ndarray
-    """uint32 (n * SHORT,): ``bits << 8 | advance`` as in ``skips``, of the AC symbols that lie within SHORT_BITS together with their coefficients; from
-    bit 16 on, a signed byte each, the first two coefficients that they make. 0 where there is no such symbol."""
+    """uint32 (n * SHORT,): ``bits << 8 | advance`` as in ``skips``, of the AC symbols that lie within SHORT_BITS together with what they make, up to the
+    third coefficient or the one beyond it; from bit 16 on, a signed byte each, the first two coefficients. 0 where there is no such symbol."""
     skips: np.ndarray
     """uint16 (n * 2 * SHORT,): ``bits << 8 | advance`` of all AC symbols whose codes end within SHORT_BITS, up to the end of the block, which adds EOB;
     then of the DC symbol and the AC symbols after it. UNKNOWN where the first code is longer."""
@@ -87,47 +87,57 @@ def _by_next_bits(counts: np.ndarray, symbols: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _short(dc: np.ndarray, ac: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _short(dc, ac):
     """(dc_short, ac_steps, lowest, skips)"""
     dc_short, ac_steps = np.zeros(SHORT, np.uint16), np.zeros(SHORT, np.uint32)
-    lowest, skips = np.zeros(SHORT, np.uint32), np.zeros(2 * SHORT, np.uint16)
+    lowest, skips = np.zeros(SHORT, np.uint32), np.full(2 * SHORT, UNKNOWN, np.uint16)
+    runs = _runs(ac)
     for index in range(SHORT):
         window = index << (16 - SHORT_BITS)
-        if dc[window] >> 8 <= SHORT_BITS:
-            dc_short[index] = dc[window]
         length, symbol = np.int64(ac[window] >> 8), np.int64(ac[window] & 255)
         if 0 < length <= SHORT_BITS:
             ac_steps[index] = length << 24 | (symbol & 15) << 16 | (length + (symbol & 15)) << 8 | _advance(symbol)
-        lowest[index] = _lowest(window, ac)
-        skips[index] = _skip(window, SHORT_BITS, 0, 0, ac)
-        skips[SHORT + index] = UNKNOWN
-        length, size = np.int64(dc_short[index] >> 8), np.int64(dc_short[index] & 15)
-        if length:
-            skips[SHORT + index] = _skip(window << (length + size), SHORT_BITS - length - size, length + size, 1, ac)
+            skips[index] = runs[SHORT + index]
+            lowest[index] = _lowest(window, ac)
+        length, size = np.int64(dc[window] >> 8), np.int64(dc[window] & 15)
+        if 0 < length <= SHORT_BITS:
+            dc_short[index] = dc[window]
+            skips[SHORT + index] = _with_rest((length + size) << 8 | 1, index, SHORT_BITS, runs)
     return dc_short, ac_steps, lowest, skips
 
 
 @compiled
-def _advance(symbol: int) -> int:
+def _runs(ac):
+    """``bits << 8 | advance`` of the AC symbols in a window of n bits that reads w, at index 2 ** n + w; 0 where there is none."""
+    runs = np.zeros(2 * SHORT, np.uint16)
+    for bits in range(1, SHORT_BITS + 1):
+        for window in range(1 << bits):
+            entry = np.int64(ac[window << (16 - bits)])
+            length, symbol = entry >> 8, entry & 255
+            if 0 < length <= bits:
+                runs[(1 << bits) + window] = _with_rest((length + (symbol & 15)) << 8 | _advance(symbol), window, bits, runs)
+    return runs
+
+
+@compiled
+def _advance(symbol):
     return EOB if symbol == 0 else (symbol >> 4) + 1
 
 
 @compiled
-def _skip(window: int, left: int, bits: int, advance: int, ac: np.ndarray) -> int:
-    while left > 0 and advance < 64:
-        entry = np.int64(ac[window & (FULL - 1)])
-        length, symbol = entry >> 8, entry & 255
-        if length == 0 or length > left:
-            break
-        used = length + (symbol & 15)
-        window, left, bits, advance = window << used, left - used, bits + used, advance + _advance(symbol)
-    return bits << 8 | advance if bits else UNKNOWN
+def _with_rest(first, window, bits, runs):
+    """``first`` and what the rest of the window holds, unless a block ends between them or they would pass the last coefficient."""
+    left = bits - (first >> 8)
+    if left <= 0 or first & EOB:
+        return first
+    both = first + np.int64(runs[(1 << left) + (window & ((1 << left) - 1))])
+    return first if both & 64 else both
 
 
 @compiled
-def _lowest(window: int, ac: np.ndarray) -> int:
+def _lowest(window, ac):
     left, bits, advance, values = SHORT_BITS, 0, 0, 0
-    while left > 0 and advance < 64:
+    while left > 0 and advance < _LOWEST:
         entry = np.int64(ac[window & (FULL - 1)])
         length, symbol = entry >> 8, entry & 255
         size = symbol & 15

@@ -14,18 +14,20 @@ from http.client import HTTPException
 from pathlib import Path
 
 from ...core.errors import PlatformError, PlatformStateError
+from .. import ray_start
 from ..settings import LOOPBACK, Settings, load
 from .programs import MARKER, Program, base_environment, needs
 
 _AGENT_PORTS = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
 # By its name for other systems, Linux heeds it as well: without it, Ray's agent and the drivers of jobs look for the head at an address of the network.
 _LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_HEAD_S = 120.0
+_HEAD_S = 300.0
 _HEAD_STORE_BYTES = 150_000_000  # the head holds no data of jobs
 
 
 def programs(settings: Settings) -> list[Program]:
     environment = base_environment(settings.folder) | settings.client_environment() | {"DATA_PATH": settings["DATA_PATH"], "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= ray_start.PATIENCE
     node = [sys.executable, "-m", "scanvit.platform.native.ray_nodes", "start", "--block", "--disable-usage-stats"]
     node += [] if settings.bind == "0.0.0.0" else ["--node-ip-address", settings.bind]  # noqa: S104
     head = ["--head", "--port", settings["RAY_PORT"], "--dashboard-host", settings.bind, "--dashboard-port", settings["RAY_DASHBOARD_PORT"]]
@@ -80,19 +82,16 @@ def _wait_for_head(settings: Settings) -> None:
 def main() -> None:
     """``ray``'s command line, which takes 127.0.0.1 at its word: Ray itself would put an address of the network in its place, and listen there."""
     from ray._private import services
-    from ray.scripts.scripts import main as ray
 
     if "--address" in sys.argv:
         _wait_for_head(load(Path(os.environ[MARKER])))
     # Two nodes of one machine would both take Ray's fixed port for the first; of the others that it chooses by itself, it waits until each is told.
-    # The port for ray:// is open on a head in any case; jobs come by the dashboard's.
-    options = _AGENT_PORTS + (("--ray-client-server-port",) if "--head" in sys.argv else ())
-    for option, port in zip(options, free_ports(len(options)), strict=True):
+    for option, port in zip(_AGENT_PORTS, free_ports(len(_AGENT_PORTS)), strict=True):
         sys.argv += [option, str(port)]
     if LOOPBACK in sys.argv:
         services.resolve_ip_for_localhost = lambda host: host
         os.environ[_LOOPBACK_ALONE] = "0"  # read at import: by what this process starts, not by itself, which would refuse to join a head
-    ray()
+    ray_start.main()
 
 
 if __name__ == "__main__":
