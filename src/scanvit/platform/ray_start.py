@@ -52,9 +52,10 @@ def main() -> None:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     from ray._private import services
-    from ray.scripts import scripts
 
-    raylet: Any = importlib.import_module("ray._raylet")  # its type stub lacks what is asked of it here
+    # Their types lack what is asked of them here.
+    scripts: Any = importlib.import_module("ray.scripts.scripts")
+    raylet: Any = importlib.import_module("ray._raylet")
     services.get_node = patient(services.get_node, _NODE_S)
     services.start_raylet = told_beforehand(services.start_raylet, raylet.persist_port, raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME)
     # No option leaves that server out; where its packages are missing, it is not started.
