@@ -138,11 +138,11 @@ def set_temperature(proto: onnx.ModelProto, temperature: float, *, outlier_limit
     """In a graph that is written already. ``outlier_limit``: the score that is to become 1."""
     import onnx
 
-    for weight in proto.graph.initializer:
-        if weight.name in (changes := {"tail.temperature": None, "tail.root": outlier_limit, "tail.means": outlier_limit}):
-            by = changes[weight.name]
-            values = np.float32(temperature) if by is None else onnx.numpy_helper.to_array(weight) / np.float32(by)
-            weight.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values, np.float32), weight.name))
+    weights = {weight.name: weight for weight in proto.graph.initializer}
+    changed = {"tail.temperature": np.asarray(temperature)}
+    changed |= {name: onnx.numpy_helper.to_array(weights[name]) / outlier_limit for name in ("tail.root", "tail.means") if name in weights}
+    for name, values in changed.items():
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
 
 
 def _behind_features(proto: onnx.ModelProto) -> list[str]:

@@ -7,6 +7,7 @@ ray://, which is one more open port: jobs come by the dashboard's.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import time
@@ -50,12 +51,13 @@ def told_beforehand(start_raylet: Callable[..., Any], persist_port: Callable[[st
 def main() -> None:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    from ray import _raylet
     from ray._private import services
-    from ray.scripts import scripts
 
+    # Their types lack what is asked of them here.
+    scripts: Any = importlib.import_module("ray.scripts.scripts")
+    raylet: Any = importlib.import_module("ray._raylet")
     services.get_node = patient(services.get_node, _NODE_S)
-    services.start_raylet = told_beforehand(services.start_raylet, _raylet.persist_port, _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME)
+    services.start_raylet = told_beforehand(services.start_raylet, raylet.persist_port, raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME)
     # No option leaves that server out; where its packages are missing, it is not started.
     scripts.get_ray_client_dependency_error = lambda: ImportError("ray:// is not served here")
     scripts.main()

@@ -1,4 +1,4 @@
-"""The steps: nothing in them waits for the device, and compiled they compute what they compute one operation at a time."""
+"""The steps: nothing in them waits for the device. tests/integration/test_compile.py compiles them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scanvit.core.contract import PixelContract
 from scanvit.core.loading import load_experiment
 from scanvit.data.pack import Pack
-from scanvit.model.vit import VisionTransformer
 from scanvit.training.fit import fit
 from scanvit.training.module import ClassificationModule
 from scanvit.training.recorder import RunRecorder
 from scanvit.training.run_folder import bind
-from scanvit.training.step import Confusion, compiled, training_losses
+from scanvit.training.step import Confusion
 
 # Everything that draws random numbers or touches a loss is on.
 SETTINGS = (
@@ -69,33 +67,6 @@ def test_no_step_of_fit_reads_a_value(small_pack: Path, tmp_path: Path, monkeypa
         reads.in_step = True
         float(torch.ones(()) + 1)  # it does count
         assert reads.found["_local_scalar_dense"] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, about itself
-def test_a_compiled_step_is_the_step() -> None:
-    """Losses and gradients with the same random numbers. A smaller last batch goes through uncompiled, and brings no second graph."""
-    experiment, contract = load_experiment("tiny", list(SETTINGS)), PixelContract(image_size_px=16)
-    torch.manual_seed(0)
-    network = VisionTransformer(experiment.model, num_classes=3, image_size_px=16, channels=1)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=generator)
-    targets = torch.arange(8) % 3
-    settings = {"class_weights": torch.tensor([0.5, 1.0, 1.5]), "contract": contract, "experiment": experiment}
-
-    def run(step: Any, count: int) -> list[torch.Tensor]:
-        network.zero_grad()
-        torch.manual_seed(7)
-        losses, logits = step(network, pixels[:count], targets[:count], **settings)
-        losses.mean().backward()
-        return [losses.detach(), logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
-
-    torch._dynamo.utils.counters.clear()
-    whole = compiled(training_losses, batch_size=8, cuda_graphs=False)
-    for count in (8, 8, 5):
-        for ours, theirs in zip(run(whole, count), run(training_losses, count), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_the_confusion_matrix_is_scikit_learns() -> None:

@@ -13,24 +13,28 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import binding, ir
-from numba.extending import intrinsic
+from numba import extending
 from numba.np import arrayobj
 
 PAD_BYTES = 1024
 """Zeros that must follow a bit stream. No block of JPEG takes more: 64 symbols of at most 31 bits."""
 U = np.uint64
+intrinsic: Any = extending.intrinsic
+_settings: Any = numba.config
+CHECKED = bool(_settings.BOUNDSCHECK)
+"""Whether every access is checked (NUMBA_BOUNDSCHECK=1): slow, for tests."""
 _log = logging.getLogger(__name__)
 
 
 def _cache() -> Path:
     """Where the machine code is kept for later processes: a folder for each content of this room, version of the compiler and processor, as numba
     itself looks at the one file that a function stands in. It writes by renaming."""
-    processor = f"{numba.config.CPU_NAME or binding.get_host_cpu_name()} {numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
-    content = hashlib.sha256(f"{numba.__version__} {numba.config.BOUNDSCHECK} {processor}".encode())
+    processor = f"{_settings.CPU_NAME or binding.get_host_cpu_name()} {_settings.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
+    content = hashlib.sha256(f"{numba.__version__} {CHECKED} {processor}".encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         content.update(file.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
-    return Path(numba.config.CACHE_DIR or Path(home) / "scanvit" / "compiled") / f"jpeg-{content.hexdigest()[:16]}"
+    return Path(_settings.CACHE_DIR or Path(home) / "scanvit" / "compiled") / f"jpeg-{content.hexdigest()[:16]}"
 
 
 CACHE = _cache()
@@ -58,13 +62,13 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     Releases the interpreter lock. No fast-math: all arithmetic here is on whole numbers, so every machine gives the same result.
     """
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(CACHE)
+    before, _settings.CACHE_DIR = _settings.CACHE_DIR, str(CACHE)
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except (OSError, RuntimeError):
         return numba.njit(nogil=True)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        _settings.CACHE_DIR = before
 
 
 def _word_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -122,8 +126,8 @@ def _store_checked(array: np.ndarray, index: np.uint64, word: np.uint64) -> None
 inlined = numba.njit(nogil=True, inline="always")
 """For small functions within the compiled ones."""
 # The direct accesses ask no one whether the bytes are there; NUMBA_BOUNDSCHECK=1 takes the others, which do.
-load_word = inlined(_load_checked if numba.config.BOUNDSCHECK else _load)
-store_word = inlined(_store_checked if numba.config.BOUNDSCHECK else _store)
+load_word = inlined(_load_checked if CHECKED else _load)
+store_word = inlined(_store_checked if CHECKED else _store)
 
 
 @inlined

@@ -12,10 +12,9 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from .compiled import U, inlined, peek
+from .compiled import CHECKED, U, inlined, intrinsic, peek
 from .tables import SHORT, SHORT_BITS
 
 LANES = 8
@@ -206,10 +205,10 @@ def _begin_checked(stream, starts, first, dc_short, lowest, differences, values,
         values[index], states[index] = found & U(0xFFFF), s
 
 
-skip = inlined(_skip_checked if numba.config.BOUNDSCHECK else _skip_fast)
+skip = inlined(_skip_checked if CHECKED else _skip_fast)
 """(stream, skips, kinds, several, states, log, count) -> (count, odd): three lookups in each lane. uint64 ``states`` (5, LANES) has, a row each, the
 states of ``data.jpeg.scan``, where in ``skips`` each lane looks, which block of its unit it is in, how many ends of blocks it has met, and whether it
 takes part. Ends go to ``log`` as ``state | lane``. ``odd`` has a bit for each lane that stands before something the short tables do not decide."""
-begin_blocks = inlined(_begin_checked if numba.config.BOUNDSCHECK else _begin_fast)
+begin_blocks = inlined(_begin_checked if CHECKED else _begin_fast)
 """(stream, starts, first, dc_short, lowest, differences, values, states): of the LANES blocks that begin at ``starts`` from index ``first`` on, the
 difference of the first coefficient or LONG, the second and third, a signed byte each, as far as two lookups find them, and the states after that."""
