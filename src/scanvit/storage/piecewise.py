@@ -7,7 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TypeVar
@@ -93,10 +93,6 @@ class PiecewiseStore(ABC):
         return self._stopped.is_set()
 
 
-class StoppedError(Exception):
-    """Another object has failed, or a signal came."""
-
-
 class Source:
     """A file on its way: what is read is counted, and what is read again after a failed try is not counted twice."""
 
@@ -106,7 +102,7 @@ class Source:
 
     def read(self, size: int = PIECE_BYTES) -> bytes:
         if self._stopped.is_set():
-            raise StoppedError
+            raise CancelledError("another object has failed, or a signal came")
         piece = self._file.read(size)
         self._count.add(len(piece))
         return piece
