@@ -68,15 +68,14 @@ def test_a_machine_is_made_found_again_and_given_back(site: Site, cloud: Cloud, 
     site.faults["pending"] = 3
     address, said = ups(cloud, tmp_path)
     assert address == "127.0.0.1"
-    assert said == [
+    assert said[:-1] == [
         "lease xrays made",
         "waiting for the lease: PENDING",
         "key pair mine registered",
         "server scanvit-xrays is being started",
-        "waiting for the server: BUILD",
         "address 127.0.0.1",
-        "waiting for 127.0.0.1:22",
     ]
+    assert said[-1].startswith("waiting for 127.0.0.1:")
     assert [len(things) for things in (site.leases, site.servers, site.addresses, site.keys)] == [1, 1, 1, 1]
     asked = list(site.asked)
     assert ups(cloud, tmp_path)[0] == address  # everything is there

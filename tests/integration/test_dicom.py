@@ -109,13 +109,11 @@ def test_nothing_that_names_a_patient_gets_into_a_pack(source: Path, tmp_path: P
 
 
 def test_work_of_another_salt_is_not_taken_up(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scanvit.data import prepare as module
-
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(module, "_drop_duplicates", stop)
+        interrupted.setattr("scanvit.data.placement._drop_duplicates", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path / "pack", workers=1)
     monkeypatch.setenv("SCANVIT_SALT", "another-salt-altogether")
