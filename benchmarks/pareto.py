@@ -2,7 +2,8 @@
 
     python -m benchmarks.pareto benchmarks/results/accuracy-chest.json -o docs/images/pareto.svg
 
-A point is the mean over the seeds; its bar reaches from the lowest end of the seeds' 95 % intervals to the highest. Speed has a logarithmic axis.
+A point is the mean over the seeds on val, by which sizes are chosen; its bar
+reaches from the lowest end of the seeds' 95 % intervals to the highest. Speed has a logarithmic axis.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from scanvit.pages.figures import nice_ticks
 
+SPLIT = "val"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 24, 48, 56
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2933 } .title { font-size: 15px; font-weight: 600 } .note { font-size: 11px; fill: #52606d }
@@ -26,7 +28,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2933 } .title { font-size: 15p
 
 def front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that no other beats in both accuracy and speed, the slowest first."""
-    better = lambda a, b: a["accuracy"] >= b["accuracy"] and a["images_per_s"] >= b["images_per_s"] and a is not b  # noqa: E731
+    better = lambda a, b: a["accuracy"][SPLIT] >= b["accuracy"][SPLIT] and a["images_per_s"] >= b["images_per_s"] and a is not b  # noqa: E731
     return sorted((row for row in rows if not any(better(other, row) for other in rows)), key=lambda row: row["images_per_s"])
 
 
@@ -40,7 +42,7 @@ def draw(result: dict[str, Any]) -> str:
     slow, fast = math.floor(min(speeds)), math.ceil(max(speeds))
     x = lambda speed: LEFT + (WIDTH - LEFT - RIGHT) * (math.log10(speed) - slow) / max(1, fast - slow)  # noqa: E731
     y = lambda share: HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (share - low) / (high - low)  # noqa: E731
-    parts = [f'<text class="title" x="{LEFT}" y="20">Accuracy on {escape(result["split"])} against training speed</text>']
+    parts = [f'<text class="title" x="{LEFT}" y="20">Accuracy on {SPLIT} against training speed</text>']
     parts += [f'<text class="note" x="{LEFT}" y="36">{escape(describe(result))}</text>']
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
@@ -54,20 +56,20 @@ def draw(result: dict[str, Any]) -> str:
         at, (bottom, top) = x(row["images_per_s"]), ends[row["experiment"]]
         parts.append(f'<line class="bar" x1="{at:.1f}" x2="{at:.1f}" y1="{y(bottom):.1f}" y2="{y(top):.1f}"/>')
         anchor, shift = ("end", -9) if at > WIDTH - 160 else ("start", 9)
-        parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{y(row["accuracy"]):.1f}" r="5"/>')
+        parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{y(row["accuracy"][SPLIT]):.1f}" r="5"/>')
         label = f"{row['experiment']}, {row['gflop_per_image']:.1f} GFLOP"
-        parts.append(f'<text x="{at + shift:.1f}" y="{y(row["accuracy"]) - 6:.1f}" text-anchor="{anchor}">{escape(label)}</text>')
+        parts.append(f'<text x="{at + shift:.1f}" y="{y(row["accuracy"][SPLIT]) - 6:.1f}" text-anchor="{anchor}">{escape(label)}</text>')
     body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">\n<style>{STYLE}</style>\n{body}\n</svg>\n'
 
 
 def interval(row: dict[str, Any]) -> tuple[float, float]:
-    return min(run["accuracy"]["low"] for run in row["runs"]), max(run["accuracy"]["high"] for run in row["runs"])
+    return min(run[SPLIT]["accuracy"]["low"] for run in row["runs"]), max(run[SPLIT]["accuracy"]["high"] for run in row["runs"])
 
 
 def describe(result: dict[str, Any]) -> str:
     seeds = max(len(row["runs"]) for row in result["rows"])
-    run = result["rows"][0]["runs"][0]
+    run = result["rows"][0]["runs"][0][SPLIT]
     return f"{result['minutes']:g} min of training each, {seeds} seed{'s' * (seeds > 1)}, {run['images']} images of {run['patients']} patients, 95 % intervals"
 
 
