@@ -106,7 +106,7 @@ def folded(qkv: nn.Linear, proj: nn.Linear, dtype: torch.dtype = torch.bfloat16)
 
 
 def distance(ours: Tensor, exact: Tensor) -> float:
-    return float((ours.double() - exact).norm() / exact.norm())
+    return float((ours.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
 def check(forward: Callable[..., Any], backward: Callable[..., Any], images: int = 8) -> str:
