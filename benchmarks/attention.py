@@ -57,6 +57,7 @@ def plans() -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
         "64 rows, two pieces": forward(rows=64, pieces=2),
         "64 rows, three stages": forward(rows=64, stages=3),
         "64 rows, no stages": forward(rows=64, stages=1),
+        "64 rows, two pieces, 168 registers": forward(rows=64, pieces=2, stages=1, registers=168),
         "128 rows": forward(rows=128, warps=8),
         "128 rows, two pieces": forward(rows=128, pieces=2, warps=8),
     }
@@ -81,6 +82,10 @@ def plans() -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
             backward(pieces=1, query_side=False),
         ),
         "two kernels, quarters": (backward(**queries, keys=64, query_sum=True), backward(**(half | {"keys": 64}), query_side=False)),
+        "two kernels, quarters, 168 registers": (
+            backward(**queries, keys=64, stages=1, registers=168),
+            backward(**(half | {"keys": 64}), query_side=False, stages=1, registers=168),
+        ),
     }
     return ahead, back
 
@@ -213,7 +218,8 @@ def fused_ways(table: Table) -> None:
     kernels, (ahead, back) = model_module("attention_kernels"), plans()
     tokens, qkv, proj, slope = case(table.images)
     low, slope = [tokens.bfloat16(), *(part.detach() for part in folded(qkv, proj))], slope.bfloat16()
-    y, mixed, lse = kernels.forward(*low)
+    _, mixed, lse = kernels.forward(*low)
+    inputs = (slope, *low, mixed, lse)
     for name, plan in ahead.items():
         with resources(kernels._forward) as said:
             verdict = attempt(lambda plan=plan: check(lambda *x: kernels.forward(*x, plan), kernels.backward))
@@ -222,7 +228,6 @@ def fused_ways(table: Table) -> None:
         count = flops(square=5 if len(cut) == 1 else 7, linear=7)
         with resources(kernels._backward) as said:
             verdict = attempt(lambda cut=cut: check(kernels.forward, lambda *x: kernels.backward(*x, cut)))
-        inputs = (slope, *low, mixed, lse)
         table.add(f"fused backward, {name}", count, lambda cut=cut: kernels.backward(*inputs, cut), f"{verdict}; {'; '.join(said)}")
         table.add(f"fused backward, {name}: kernel alone", count, lambda cut=cut: kernels.backward_tiles(*inputs, cut))
     flat = mixed.view(-1, HEADS * DIM).t()
@@ -259,7 +264,10 @@ def main() -> int:
     fused_ways(table)
     print(f"{time.perf_counter() - start:.0f} s in all")
     if out := os.environ.get("OUT"):
-        cuts = {"forward": {name: asdict(plan) for name, plan in ahead.items()}, "backward": {name: [asdict(plan) for plan in cut] for name, cut in back.items()}}
+        cuts = {
+            "forward": {name: asdict(plan) for name, plan in ahead.items()},
+            "backward": {name: [asdict(plan) for plan in cut] for name, cut in back.items()},
+        }
         Path(out, "attention.json").write_text(json.dumps({"device": torch.cuda.get_device_name(0), "rows": table.rows, "plans": cuts}, indent=1))
     return 0
 

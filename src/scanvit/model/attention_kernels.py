@@ -115,6 +115,18 @@ def _forward(
 
 
 @triton.jit
+def _cls_tile(start, width: tl.constexpr):
+    """The row at ``start`` as a tile that the matrix units take: (16, width), zero in all rows but the first."""
+    return tl.load(_tile(start, 16, width, width), mask=tl.arange(0, 16)[:, None] == 0, other=0.0)
+
+
+@triton.jit
+def _in_first_column(values, dtype):
+    """(R,) -> (R, 16), zero in all columns but the first."""
+    return tl.where(tl.arange(0, 16)[None, :] == 0, values[:, None], 0.0).to(dtype)
+
+
+@triton.jit
 def _slopes(q, g, delta, lse, keys, d_keys, KEYS_FIRST: tl.constexpr, KEY_SIDE: tl.constexpr):
     """What queries (R, D) add to the slopes of a piece of the keys (K, D), and the slopes of their scores (R, K).
 
@@ -136,12 +148,6 @@ def _slopes(q, g, delta, lse, keys, d_keys, KEYS_FIRST: tl.constexpr, KEY_SIDE: 
         if KEY_SIDE:
             d_keys = tl.dot(tl.trans(d_scores), q, d_keys)
     return d_keys, d_scores
-
-
-@triton.jit
-def _in_first_column(values, dtype):
-    """(R,) -> (R, 16), zero in all columns but the first."""
-    return tl.where(tl.arange(0, 16)[None, :] == 0, values[:, None], 0.0).to(dtype)
 
 
 @triton.jit
@@ -185,7 +191,7 @@ def _backward(
     d_queries += (part * images + image) * TOKENS * DIM
     d_keys += (split * images + image) * TOKENS * DIM
     first_key = 1 + part * PIECES * KEYS
-    cls = tl.load(_tile(x, 16, DIM, DIM), mask=tl.arange(0, 16)[:, None] == 0, other=0.0)
+    cls = _cls_tile(x, DIM)
     keys = tl.load(_tile(x + first_key * DIM, KEYS, DIM, DIM))
     d_key = tl.zeros((KEYS, DIM), tl.float32)
     if PIECES == 2:
@@ -251,12 +257,16 @@ def _backward(
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardPlan:
-    """How the forward kernel is cut: ``rows`` queries a program, the keys in one or two ``pieces``, ``warps`` of 32 threads, loads ``stages`` heads ahead."""
+    """How the forward kernel is cut: ``rows`` queries a program, the keys in one or two ``pieces``, ``warps`` of 32 threads, loads ``stages`` heads ahead.
+
+    ``registers`` of a thread at most; fewer let more programs share a processor.
+    """
 
     rows: int = 64
     pieces: int = 1
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +283,7 @@ class BackwardPlan:
     splits: int = 1
     warps: int = 8
     stages: int = 2
+    registers: int | None = None
     keys_first: bool = True
     key_side: bool = True
     query_side: bool = True
@@ -288,7 +299,7 @@ def forward(x: Tensor, to_scores: Tensor, to_output: Tensor, plan: ForwardPlan =
     _forward[(batch * ((tokens - 1) // rows),)](
         x, to_scores, to_output, _cls_queries(x, to_scores), y, mixed, lse,
         HEADS=heads, PATCHES=tokens - 1, DIM=dim, ROWS=rows, PIECES=min(plan.pieces, (tokens - 1) // 16), CLS_ROWS=_cls_rows(heads),
-        STAGES=plan.stages, num_warps=plan.warps,
+        STAGES=plan.stages, num_warps=plan.warps, maxnreg=plan.registers,
     )  # fmt: skip
     y[:, 0] = torch.mm(mixed[:, 0].flatten(1), to_output.transpose(1, 2).reshape(heads * dim, dim))
     return y, mixed, lse
@@ -299,7 +310,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The slopes of x, ``to_scores`` and ``to_output``, from that of y and what ``forward`` returned."""
     t, d_queries, d_keys = backward_tiles(dy, x, to_scores, to_output, mixed, lse, plans)
-    (batch, tokens, dim), heads = x.shape, len(to_scores)
+    dim, heads = x.shape[2], len(to_scores)
     weight, summed = to_scores.view(heads * dim, dim), any(plan.query_sum for plan in plans)
     # Rows that the kernel left out: the [CLS] token's, or all.
     rows, out = (t[:, :, 0].flatten(2), d_queries[:, :, 0]) if summed else (t.view(len(t), -1, heads * dim), d_queries.view(len(t), -1, dim))
@@ -318,7 +329,8 @@ def backward_tiles(
     dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor, plans: tuple[BackwardPlan, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel's partial sums: ``t``, ``d_queries``, ``d_keys``."""
-    (batch, tokens, dim), heads, patches = x.shape, len(to_scores), x.shape[1] - 1
+    (batch, tokens, dim), heads = x.shape, len(to_scores)
+    patches = tokens - 1
     q_cls = _cls_queries(x, to_scores)
     g_cls = torch.mm(dy[:, 0], to_output.transpose(0, 1).reshape(dim, heads * dim))
     t = d_queries = d_keys = x
@@ -334,7 +346,7 @@ def backward_tiles(
             x, to_scores, to_output, mixed, lse, dy, q_cls, g_cls, d_queries, d_keys, t,
             batch, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, KEYS=keys, PIECES=pieces, SPLITS=splits, CLS_ROWS=_cls_rows(heads),
             STAGES=plan.stages, KEYS_FIRST=plan.keys_first, KEY_SIDE=plan.key_side, QUERY_SIDE=plan.query_side, QUERY_SUM=plan.query_sum,
-            num_warps=plan.warps,
+            num_warps=plan.warps, maxnreg=plan.registers,
         )  # fmt: skip
     return t, d_queries, d_keys
 

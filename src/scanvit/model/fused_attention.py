@@ -53,9 +53,7 @@ def _fused(tokens: Tensor, to_scores: Tensor, to_output: Tensor) -> tuple[Tensor
 
 
 @torch.library.custom_op("scanvit::fused_attention_backward", mutates_args=())
-def _fused_backward(
-    slope: Tensor, tokens: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fused_backward(slope: Tensor, tokens: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from .attention_kernels import backward
 
     return backward(slope, tokens, to_scores, to_output, mixed, lse)
