@@ -5,8 +5,10 @@ Shapes: B batch, N tokens, D dim, h heads.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,7 +33,23 @@ def is_chosen(tokens: Tensor) -> bool:
 @cache
 def _has_room(device: int) -> bool:
     properties = torch.cuda.get_device_properties(device)
-    return find_spec("triton") is not None and properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES
+    return properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES and assembler() is not None
+
+
+@cache
+def assembler() -> str | None:
+    """The ptxas that turns the kernels into machine code, if one is here that may.
+
+    Triton 3.6 takes the one of CUDA 12.8 for a Hopper GPU, which forms addresses of shared memory from the wrong registers: tiles of other data
+    are multiplied, or the program ends in an illegal access (seen in its machine code; triton-lang/triton#11366 and #11854 tell of the same).
+    PyTorch brings a newer one, which its own compiler uses, and Triton one for later GPUs.
+    """
+    if chosen := os.environ.get("TRITON_PTXAS_PATH"):
+        return chosen
+    if (spec := find_spec("triton")) is None or spec.origin is None:
+        return None
+    places = (Path(torch.__file__).parent / "bin/ptxas", Path(spec.origin).parent / "backends/nvidia/bin/ptxas-blackwell")
+    return next((str(place) for place in places if os.access(place, os.X_OK)), None)
 
 
 def fused(tokens: Tensor, to_scores: Tensor, to_output: Tensor) -> Tensor:
@@ -62,7 +80,7 @@ def _fused_backward(slope: Tensor, tokens: Tensor, to_scores: Tensor, to_output:
 @_fused.register_fake
 def _(tokens: Tensor, to_scores: Tensor, to_output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (batch, n_tokens, dim), heads = tokens.shape, to_scores.shape[0]
-    lse = tokens.new_empty(batch, heads, n_tokens, dtype=torch.float32)
+    lse = tokens.new_empty(batch, heads, n_tokens - 1, dtype=torch.float32)
     return torch.empty_like(tokens), tokens.new_empty(batch, n_tokens, heads, dim), lse
 
 
