@@ -23,15 +23,27 @@ _SHARED_BYTES = 200 * 2**10
 def is_chosen(tokens: Tensor) -> bool:
     """Whether ``fused`` takes tokens (B, N, D) of a folded attention: in bf16 on a GPU that has the room, outside of exported graphs, where the
     tokens are the [CLS] token and 2^k patches, 16 to 256, and D is 16, 32 or 64."""
-    if not ENABLED or tokens.device.type != "cuda" or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if not ENABLED or tokens.device.type != "cuda" or is_exported():
         return False
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else tokens.dtype
     return dtype == torch.bfloat16 and tokens.shape[1] - 1 in (16, 32, 64, 128, 256) and tokens.shape[2] in (16, 32, 64) and _has_room(tokens.device.index)
 
 
+# As it is when the graph is made: left to itself, torch.compile takes is_exporting for true, whatever it makes.
 @torch.compiler.assume_constant_result
-@cache
+def is_exported() -> bool:
+    """Whether this call makes a graph to be exported, which holds no operator of ours."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+# Marked on a function that is no cache: torch.compile looks through those, mark and all.
+@torch.compiler.assume_constant_result
 def _has_room(device: int) -> bool:
+    return _looked_up(device)
+
+
+@cache
+def _looked_up(device: int) -> bool:
     properties = torch.cuda.get_device_properties(device)
     return properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES and assembler() is not None
 
