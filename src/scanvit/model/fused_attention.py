@@ -5,7 +5,6 @@ Shapes: B batch, N tokens, D dim, h heads.
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 ENABLED = True
 """Off: the plain path everywhere (for comparisons)."""
 
+_HAS_TRITON = find_spec("triton") is not None
 _SHARED_BYTES = 200 * 2**10
 """Of fast memory that a program may ask for: what a Hopper GPU has. Others would need other tiles, that nobody has measured."""
 
@@ -21,17 +21,16 @@ _SHARED_BYTES = 200 * 2**10
 def is_chosen(tokens: Tensor) -> bool:
     """Whether ``fused`` takes tokens (B, N, D) of a folded attention: in bf16 on a GPU that has the room, outside of exported graphs, where the
     tokens are the [CLS] token and 2^k patches, 16 to 256, and D is 16, 32 or 64."""
-    if not ENABLED or tokens.device.type != "cuda" or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if not ENABLED or tokens.device.type != "cuda" or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else tokens.dtype
     return dtype == torch.bfloat16 and tokens.shape[1] - 1 in (16, 32, 64, 128, 256) and tokens.shape[2] in (16, 32, 64) and _has_room(tokens.device.index)
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _has_room(device: int) -> bool:
     properties = torch.cuda.get_device_properties(device)
-    return find_spec("triton") is not None and properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES
+    return _HAS_TRITON and properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES
 
 
 def fused(tokens: Tensor, to_scores: Tensor, to_output: Tensor) -> Tensor:
