@@ -178,9 +178,7 @@ def forward(x: Tensor, to_scores: Tensor, to_output: Tensor) -> tuple[Tensor, Te
     rows = min(_FORWARD_ROWS, patches)
     y, mixed = torch.empty_like(x), x.new_empty(batch, tokens, heads, dim)
     lse = x.new_empty(batch, heads, patches, dtype=torch.float32)
-    _forward[(batch * (patches // rows),)](
-        x, to_scores, to_output, y, mixed, lse, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, num_warps=_FORWARD_WARPS
-    )
+    _forward[(batch * (patches // rows),)](x, to_scores, to_output, y, mixed, lse, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, num_warps=_FORWARD_WARPS)
     with torch.autocast(x.device.type, enabled=False):
         mixed[:, 0] = _cls_forward(x, to_scores)
         y[:, 0] = torch.mm(mixed[:, 0].flatten(1), to_output.transpose(1, 2).reshape(heads * dim, dim))
