@@ -45,7 +45,7 @@ _FORWARD_ROWS = 64
 _FORWARD_WARPS = 4
 _BACKWARD_ROWS = 128
 _BACKWARD_WARPS = 8
-# An image's patches are one or two pieces of keys; the slopes of both stay in registers.
+# An image's patches are one or two pieces of keys, and a program holds the slopes of both.
 _KEYS = 128
 
 
