@@ -45,7 +45,7 @@ def _has_room(device: int) -> bool:
 @cache
 def _looked_up(device: int) -> bool:
     properties = torch.cuda.get_device_properties(device)
-    return properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES and assembler() is not None
+    return properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES and assembler() is not None  # type: ignore[attr-defined]
 
 
 @cache
