@@ -133,6 +133,21 @@ def test_nothing_stands_past_the_edge_at_any_width(pages: dict[str, Path], name:
         assert height > 900
 
 
+def test_no_figure_is_squeezed_at_any_width(pages: dict[str, Path], tmp_path: Path) -> None:
+    """A table beside figures once took their room on a telephone."""
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in WIDTHS_PX:
+            browser.resize(width)
+            for name in ("report", "comparison"):
+                browser.open(pages[name].as_uri())
+                measured = browser.evaluate("[...document.querySelectorAll('.rocs figure, .chart, .gallery .pic')].map(f => f.getBoundingClientRect().width)")
+                assert measured
+                assert min(measured) > 100 if name == "comparison" else min(measured) > 80
+    finally:
+        browser.close()
+
+
 @pytest.fixture(scope="module")
 def report(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("profile"))

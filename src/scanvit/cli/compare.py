@@ -128,14 +128,15 @@ def _pairs(comparison: Comparison) -> Table:
 
     from ..evaluation.page import difference, difference_interval, p_value
 
-    table = Table(box=None, pad_edge=False, title="\non the same images (p adjusted after Holm)", title_justify="left", title_style="")
+    table = Table(box=None, pad_edge=False, title="\naccuracy on the same images, paired (p adjusted after Holm)", title_justify="left", title_style="")
     table.add_column("pair", overflow="fold")
-    for title in ("accuracy, points", "95% interval", "McNemar p", "least DeLong p"):
-        table.add_column(title, justify="right")
+    for title in ("points", "95% interval", "McNemar p"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("least DeLong p\nof a class", justify="right", overflow="fold")
     for pair in comparison.pairs:
         gain = pair.paired.differences["accuracy"]
         least = min(pair.delong_p.items(), key=lambda item: item[1], default=None)
-        shown = "–" if least is None else f"{p_value(least[1])} ({printable(least[0])})"
+        shown = "–" if least is None else f"{p_value(least[1])}\n{printable(least[0])}"
         names = Text(printable(f"{pair.second} less {pair.first}"))
         table.add_row(names, difference(gain), difference_interval(gain), p_value(pair.mcnemar_p), shown)
     return table
