@@ -130,8 +130,10 @@ class _Bar:
         self.bar.update(self.task, note=f"trial {number}: epoch {epoch}/{self.max_epochs}, {value:.4f}")
 
     def ended(self, row: TrialRow, done: int) -> None:
+        from ..pages.page import count
+
         self.bar.update(self.task, completed=done)
-        what = row.error or f"{value_text(row)} after {row.epochs} epochs"
+        what = row.error or f"{value_text(row)} after {count(row.epochs, 'epoch')}"
         self._say(f"trial {row.number:>3}  {row.state}: {what}")
 
     def _say(self, line: str) -> None:

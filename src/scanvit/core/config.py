@@ -124,7 +124,8 @@ class InferenceConfig:
 
     shift_px: int = Field(default=0, ge=0, le=4)
     """An image is read at every shift of up to this many pixels in both directions, and what the head reads is averaged; 1: nine passes in place
-    of one. What is fitted on val is fitted on these averages. 0: once, as it is. Training, val_loss and early stopping read each image once."""
+    of one. What is fitted on val is fitted on these averages. 0: once, as it is. Training, val_loss and early stopping read each image once.
+    For networks that were trained with augment.shift."""
 
     @property
     def passes(self) -> int:
