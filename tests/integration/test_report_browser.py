@@ -133,6 +133,21 @@ def test_nothing_stands_past_the_edge_at_any_width(pages: dict[str, Path], name:
         assert height > 900
 
 
+def test_no_figure_is_squeezed_at_any_width(pages: dict[str, Path], tmp_path: Path) -> None:
+    """A table beside figures once took their room on a telephone."""
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in WIDTHS_PX:
+            browser.resize(width)
+            for name in ("report", "comparison"):
+                browser.open(pages[name].as_uri())
+                measured = browser.evaluate("[...document.querySelectorAll('.rocs figure, .chart, .gallery .pic')].map(f => f.getBoundingClientRect().width)")
+                assert measured
+                assert min(measured) > 100 if name == "comparison" else min(measured) > 80
+    finally:
+        browser.close()
+
+
 @pytest.fixture(scope="module")
 def report(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("profile"))
@@ -145,8 +160,8 @@ def report(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_table_is_sorted_by_keyboard_and_says_so(report: Browser) -> None:
-    heading = "document.querySelector('#table th:nth-child(3)')"
-    column = "[...document.querySelectorAll('#table tbody tr')].map(row => parseFloat(row.cells[2].firstChild.textContent))"
+    heading = "document.querySelector('#table .sortable th:nth-child(3)')"
+    column = "[...document.querySelectorAll('#table .sortable tbody tr')].map(row => parseFloat(row.cells[2].firstChild.textContent))"
     before = report.evaluate(column)
     assert report.evaluate(f"{heading}.hasAttribute('aria-sort')") is False
     report.evaluate(f"{heading}.querySelector('button').focus()")
@@ -157,8 +172,8 @@ def test_a_table_is_sorted_by_keyboard_and_says_so(report: Browser) -> None:
     report.evaluate("document.activeElement.click()")  # the focus has stayed on the heading
     assert report.evaluate(f"{heading}.getAttribute('aria-sort')") == "ascending"
     assert report.evaluate(column) == sorted(before)
-    names = "[...document.querySelectorAll('#table tbody th')].map(cell => cell.textContent)"
-    report.evaluate("document.querySelector('#table th button').click()")
+    names = "[...document.querySelectorAll('#table .sortable tbody th')].map(cell => cell.textContent)"
+    report.evaluate("document.querySelector('#table .sortable th button').click()")
     assert report.evaluate(names) == sorted(report.evaluate(names), key=str.casefold) or set(report.evaluate(names)) == set(CLASS_NAMES)
     assert report.evaluate("document.querySelectorAll('#table [aria-sort]').length") == 1
 

@@ -66,6 +66,7 @@ def test_killed_and_interrupted_it_loses_no_trial_and_ends_the_same(scanvit: Sca
     assert "Traceback" not in told
     said = scanvit(*command)
     assert "trial   1  goes on" in said
+    assert [log.read_text() for log in sorted((out / "trials").glob("*.log"))] == [""] * TRIALS, "nothing to complain of"
     assert results(out) == results(undisturbed), "the same settings, and the same figures from them"
     assert [event["values"]["status"] for event in read_events(out) if event["kind"] == "end"] == ["preempted", "finished"]
     assert len(list((out / "trials").glob("*/experiment.yaml"))) == TRIALS

@@ -43,6 +43,7 @@ def compare(runs: tuple[Path, ...], out: Path, split: str, pairs: Pairs, group: 
     comparison = compare_runs(runs, out, split=split, pairs=pairs, group=group)
     console = Console()
     console.print(_runs(comparison))
+    console.print(_costs(comparison))
     if comparison.groups:
         console.print(_groups(comparison))
     if comparison.pairs:
@@ -59,31 +60,46 @@ def compare(runs: tuple[Path, ...], out: Path, split: str, pairs: Pairs, group: 
 
 
 def _runs(comparison: Comparison) -> Table:
+    """Fits 80 columns, as ``_costs`` does: one table of both would be cut there."""
     from rich.table import Table
     from rich.text import Text
 
     from ..evaluation.page import figure, interval
-    from ..pages.page import count, decimal, duration
+    from ..pages.page import decimal
 
-    has_energy = any(run.cost("energy_wh") is not None for run in comparison.runs)
-    table = Table("run", "strategy", box=None, pad_edge=False)
-    for title in ("accuracy", "95% interval", "loss", "macro AUROC", "epochs", "time", "images/s", *(["Wh"] if has_energy else []), "parameters"):
-        table.add_column(title, justify="right")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for title in ("accuracy", "95% interval", "loss", "macro AUROC"):
+        table.add_column(title, justify="right", no_wrap=True)
     for run in comparison.runs:
         overall = run.scores.overall
+        cells = (figure(overall["accuracy"]), interval(overall["accuracy"]), decimal(overall["log_loss"].value), decimal(overall["macro_auroc"].value))
+        table.add_row(Text(printable(run.label)), *cells)
+    return table
+
+
+def _costs(comparison: Comparison) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..pages.page import NONE, count, duration
+
+    has_energy = any(run.cost("energy_wh") is not None for run in comparison.runs)
+    table = Table(box=None, pad_edge=False, title="\nwhat training took", title_justify="left", title_style="")
+    table.add_column("run", overflow="fold")
+    table.add_column("strategy", overflow="fold")
+    for title in ("epochs", "time", "images/s", *(["Wh"] if has_energy else []), "parameters"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for run in comparison.runs:
         epochs, images_per_s, energy_wh, parameters = (run.cost(name) for name in ("epochs", "images_per_s", "energy_wh", "parameters"))
         table.add_row(
             Text(printable(run.label)),
             Text(printable(run.strategy)),
-            figure(overall["accuracy"]),
-            interval(overall["accuracy"]),
-            decimal(overall["log_loss"].value),
-            decimal(overall["macro_auroc"].value),
-            "–" if epochs is None else count(epochs),
+            NONE if epochs is None else count(epochs),
             duration(run.cost("train_time_s")),
-            "–" if images_per_s is None else f"{images_per_s:,.0f}",
-            *(["–" if energy_wh is None else f"{energy_wh:,.1f}"] if has_energy else []),
-            "–" if parameters is None else count(parameters),
+            NONE if images_per_s is None else f"{images_per_s:,.0f}",
+            *([NONE if energy_wh is None else f"{energy_wh:,.1f}"] if has_energy else []),
+            NONE if parameters is None else count(parameters),
         )
     return table
 
@@ -112,14 +128,15 @@ def _pairs(comparison: Comparison) -> Table:
 
     from ..evaluation.page import difference, difference_interval, p_value
 
-    table = Table(box=None, pad_edge=False, title="\non the same images (p adjusted after Holm)", title_justify="left", title_style="")
+    table = Table(box=None, pad_edge=False, title="\naccuracy on the same images, paired (p adjusted after Holm)", title_justify="left", title_style="")
     table.add_column("pair", overflow="fold")
-    for title in ("accuracy, points", "95% interval", "McNemar p", "least DeLong p"):
-        table.add_column(title, justify="right")
+    for title in ("points", "95% interval", "McNemar p"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("least DeLong p\nof a class", justify="right", overflow="fold")
     for pair in comparison.pairs:
         gain = pair.paired.differences["accuracy"]
         least = min(pair.delong_p.items(), key=lambda item: item[1], default=None)
-        shown = "–" if least is None else f"{p_value(least[1])} ({printable(least[0])})"
+        shown = "–" if least is None else f"{p_value(least[1])}\n{printable(least[0])}"
         names = Text(printable(f"{pair.second} less {pair.first}"))
         table.add_row(names, difference(gain), difference_interval(gain), p_value(pair.mcnemar_p), shown)
     return table

@@ -45,7 +45,7 @@ def ray() -> None:
 
 @ray.command(epilog=_EPILOG)
 @run_options
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Where the finished run goes.  [default: runs/EXPERIMENT-TIME]")
+@click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="Where the finished run goes.  [default: runs/EXPERIMENT-TIME]")
 @click.option("--resume", metavar="RUN|STORAGE/NAME", help="Continue this run from its newest checkpoint.")
 @click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="The cluster's head.  [default: $RAY_ADDRESS, else a cluster of its own]")
 @click.option("--dashboard", metavar="HOST", help="Give a cluster of its own a dashboard on this host, e.g. 127.0.0.1.")

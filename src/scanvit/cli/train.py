@@ -26,7 +26,7 @@ An interrupted run also continues when the very same command, with its --run-dir
 @click.command(epilog=_EPILOG)
 @click.argument("experiment", required=False)
 @click.option("--pack", type=click.Path(path_type=Path), help="The pack to train on (scanvit data prepare makes one).")
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run goes.  [default: runs/EXPERIMENT-TIME]")
+@click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="Where the run goes.  [default: runs/EXPERIMENT-TIME]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. trainer.max_epochs=2. May be repeated.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run from its newest checkpoint.")
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,9 @@ def tune(
     from ..training.tuning.search import Budget, Settings, search  # slow to import: after all that can be refused at once
     from .progress import stoppable
 
-    click.echo(f"Searching {', '.join(f'{key} in {values}' for key, values in searched.items())}")
-    click.echo(f"from {base.name} on {base.data.pack} into {out}")
+    click.echo(f"Searching from {base.name} on {base.data.pack} into {out}")
+    for key, values in searched.items():
+        click.echo(f"  {key}: {values}")
     settings = Settings(metric=options["metric"], pruner=options["pruner"], seed=options["seed"])
     budget = Budget(trials=options["trials"], time_s=options["time_s"], jobs=options["jobs"])
     with stoppable(), _Bar(base.trainer.max_epochs, budget.trials) as watcher:
@@ -130,8 +131,10 @@ class _Bar:
         self.bar.update(self.task, note=f"trial {number}: epoch {epoch}/{self.max_epochs}, {value:.4f}")
 
     def ended(self, row: TrialRow, done: int) -> None:
+        from ..pages.page import count
+
         self.bar.update(self.task, completed=done)
-        what = row.error or f"{value_text(row)} after {row.epochs} epochs"
+        what = row.error or f"{value_text(row)} after {count(row.epochs, 'epoch')}"
         self._say(f"trial {row.number:>3}  {row.state}: {what}")
 
     def _say(self, line: str) -> None:
@@ -139,7 +142,18 @@ class _Bar:
 
 
 def params_text(params: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items())
+    return ", ".join(f"{name}={_short(params[key])}" for key, name in short_names(params).items())
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """{setting: its last word, or all of it where two end alike}."""
+    last = {key: key.rsplit(".", 1)[-1] for key in keys}
+    names = list(last.values())
+    return {key: name if names.count(name) == 1 else key for key, name in last.items()}
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def value_text(row: TrialRow) -> str:
@@ -152,9 +166,12 @@ def show(result: SearchResult) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table("trial", result.metric, "epochs", "best at", "settings", box=None, pad_edge=False)
+    names = short_names(result.rows[0].params if result.rows else ())
+    table = Table(box=None, pad_edge=False)
+    for title in ("trial", result.metric, "best epoch", *names.values()):
+        table.add_column(title.replace("_", " "), justify="right", overflow="fold")  # a heading breaks at a space where columns are many
     for row in result.ranked[:_SHOWN]:
-        table.add_row(str(row.number), value_text(row), str(row.epochs), str(row.best_epoch), params_text(row.params))
+        table.add_row(str(row.number), value_text(row), f"{row.best_epoch} of {row.epochs}", *(_short(row.params[key]) for key in names))
     console.print(table)
     counts = {state: sum(row.state == state for row in result.rows) for state in ("complete", "pruned", "failed", "running")}
     console.print(

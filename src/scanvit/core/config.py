@@ -119,6 +119,21 @@ class EmaConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
+class InferenceConfig:
+    """How the trained network is asked, wherever it is used: part of the checkpoint and of every export."""
+
+    shift_px: int = Field(default=0, ge=0, le=4)
+    """An image is read at every shift of up to this many pixels in both directions, and what the head reads is averaged; 1: nine passes in place
+    of one. What is fitted on val is fitted on these averages. 0: once, as it is. Training, val_loss and early stopping read each image once.
+    For networks that were trained with augment.shift."""
+
+    @property
+    def passes(self) -> int:
+        """How often the network reads an image."""
+        return (2 * self.shift_px + 1) ** 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
 class TrainerConfig:
     max_epochs: int = Field(default=12, ge=1)
     per_device_batch_size: int = Field(default=32, ge=1)
@@ -177,5 +192,6 @@ class Experiment:
     loss: LossConfig = Field(default_factory=LossConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     ema: EmaConfig = Field(default_factory=EmaConfig)
+    inference: InferenceConfig = Field(default_factory=InferenceConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

@@ -13,10 +13,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from .config import Experiment
+from .config import Experiment, InferenceConfig
 from .errors import ConfigError, ScanvitError, UnknownExperimentError, UnknownKeyError
 
 _ADAPTER = TypeAdapter(Experiment)
+_INFERENCE = TypeAdapter(InferenceConfig)
 _UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
 
 
@@ -53,6 +54,18 @@ def experiment_from_dict(values: Mapping[str, Any], *, where: str = "experiment"
         return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
         raise _explain(error.errors(), where) from None
+
+
+def inference_of(record: Mapping[str, Any]) -> InferenceConfig:
+    """How a network is asked, from the experiment in its checkpoint or export; one of an earlier version says nothing of it.
+
+    Raises ConfigError.
+    """
+    experiment = record.get("experiment")
+    try:
+        return _INFERENCE.validate_python(experiment.get("inference", {}) if isinstance(experiment, Mapping) else {})
+    except ValidationError as error:
+        raise ConfigError("The settings of inference are damaged.", hint=str(error.errors()[0]["msg"])) from None
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:

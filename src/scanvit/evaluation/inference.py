@@ -54,7 +54,7 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     import torch
 
     device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
-    step = batch_size(images.shape[1:])
+    step = max(1, batch_size(images.shape[1:]) // model.inference.passes)
     parts = [(start, min(start + step, n)) for start in range(0, n, step)]
     if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
         results = _in_processes(model, images, parts, processes)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.contract import PixelContract
 from ..core.errors import CheckpointError, ScanvitError
+from ..core.loading import inference_of
 from ..core.runtime import usable_cores
 from .engine import Answers, Pixels, read_calibration
 from .onnx_record import FORMAT, INPUT, OUTPUTS, read_metadata, require
@@ -45,7 +46,7 @@ class OnnxEngine:
         try:
             self.record = _record(self.session.get_modelmeta().custom_metadata_map)
             self.contract = PixelContract.from_dict(self.record["contract"])
-            self.calibration = read_calibration(self.record["calibration"])
+            self.calibration, passes = read_calibration(self.record["calibration"]), inference_of(self.record).passes
         except (ScanvitError, ValueError, TypeError, RecursionError) as error:
             message = error.message if isinstance(error, ScanvitError) else "its metadata is damaged."
             raise CheckpointError(f"{path}: {message}", hint=_HINT) from None
@@ -53,7 +54,7 @@ class OnnxEngine:
         self._check_graph()
         quantize = self.record.get("export", {}).get("quantize")
         self.name = "ONNX Runtime" + (f", {quantize}" if quantize else "")
-        self.batch = max(1, _BATCH_PX[device] // (self.contract.shape[-2] * self.contract.shape[-1]))
+        self.batch = max(1, _BATCH_PX[device] // (self.contract.shape[-2] * self.contract.shape[-1] * passes))
 
     def __call__(self, pixels: Pixels) -> Answers:
         parts = [self._run(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]

@@ -60,14 +60,13 @@ class Exported(nn.Module):
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.network = model.network
+        self.model = model
         self.tail = Tail(model)
-        self.mean, self.std = model.contract.mean, model.contract.std
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        features = self.network.features((pixels.float() / 255.0 - self.mean) / self.std)
-        logits = self.network.head(features)
+        features = self.model.features(pixels)
+        logits = self.model.network.head(features)
         return (logits, *self.tail(logits, features))
 
     @property

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from ..core.config import Experiment, ModelConfig
 from ..core.contract import PixelContract
 from ..core.errors import CheckpointError, ConfigError, RunMissingError
-from ..core.loading import experiment_to_dict
+from ..core.loading import experiment_to_dict, inference_of
 from ..storage.atomic import atomic_file
 from .original import Network, from_original, is_original
 from .registered import FILE_NAME, downloaded, is_address
 from .safetensors_file import SUFFIX, read_safetensors
-from .vit import VisionTransformer
+from .vit import VisionTransformer, at_shifts
 
 FORMAT = 1
 
@@ -55,6 +55,7 @@ class Classifier(nn.Module):
         """K names; a target is an index into them."""
         self.contract = contract
         self.experiment: dict[str, Any] = record["experiment"]
+        self.inference = inference_of(record)
         self.fingerprint: str = record["fingerprint"]
         """Of the pack that it was trained on; empty where that is not known."""
         self.audit: list[dict[str, Any]] = record["audit"]
@@ -66,7 +67,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, C, H, W), float -> logits (B, K)."""
+        """Normalised images (B, C, H, W), float -> logits (B, K), of one pass."""
         return self.network(images)
 
     def record(self) -> dict[str, Any]:
@@ -82,11 +83,17 @@ class Classifier(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W), uint8 in 0..255 -> logits (B, K)."""
-        return self(self.contract.normalize(pixels))
+        return self.network.head(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, C, H, W), uint8 in 0..255 -> what the head reads, (B, D)."""
-        return self.network.features(self.contract.normalize(pixels))
+        """Pixels (B, C, H, W), uint8 in 0..255 -> what the head reads, (B, D): the mean over the shifts of ``inference``.
+
+        The head is linear, so that this is the mean of the logits as well.
+        """
+        images = self.contract.normalize(pixels)
+        if not self.inference.shift_px:
+            return self.network.features(images)
+        return self.network.features(at_shifts(images, self.inference.shift_px)).unflatten(0, (self.inference.passes, -1)).mean(dim=0)
 
 
 def save_checkpoint(

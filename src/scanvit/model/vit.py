@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W height and width in pixels, N = H/4 * W/4 patch
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.config import ModelConfig
@@ -62,6 +63,13 @@ class VisionTransformer(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """(B, 1 + N, D) -> (B, D): the [CLS] token or the mean of the patch tokens."""
         return tokens[:, 0] if self.config.pool == "cls" else tokens[:, 1:].mean(dim=1)
+
+
+def at_shifts(images: Tensor, most_px: int) -> Tensor:
+    """(B, C, H, W) -> (V * B, C, H, W), V = (2 * most_px + 1)^2: all images at one shift, then at the next. The edge goes on into what comes in."""
+    height, width = images.shape[-2:]
+    padded, starts = F.pad(images, (most_px,) * 4, mode="replicate"), range(2 * most_px + 1)
+    return torch.cat([padded[..., top : top + height, left : left + width] for top in starts for left in starts])
 
 
 def _block(config: ModelConfig, index: int) -> Block:

@@ -117,6 +117,24 @@ def test_int8_says_what_it_costs_and_too_much_is_refused(trained: Path, small_pa
     assert not refused.exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--quantize", "int8", "--max-drop", "1"], ["--format", "torch"], ["--format", "safetensors"]])
+def test_the_mean_over_shifts_goes_into_every_file(trained: Path, test_images: np.ndarray, tmp_path: Path, options: list[str]) -> None:
+    """``export`` itself compares the file with the network on the test split; here the network is one that reads each image nine times."""
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    model = load_model(trained)
+    model.experiment["inference"] = {"shift_px": 1}
+    shifted = _saved(model, tmp_path)
+    out = tmp_path / ("model." + {"torch": "pt2", "safetensors": "safetensors"}.get(options[-1] if options else "", "onnx"))
+    assert main(["export", str(shifted), "-o", str(out), *options]) == 0
+    if out.suffix != ".pt2":
+        engine = open_engine(out)
+        assert engine.record["experiment"]["inference"] == {"shift_px": 1}
+        averaged, once = TorchEngine(load_model(shifted))(test_images).logits, TorchEngine(load_model(trained))(test_images).logits
+        allowed = 0.5 if engine.name.endswith("int8") else 1e-4
+        assert np.abs(engine(test_images).logits - averaged).max() < allowed
+        assert np.abs(averaged - once).max() > 0.01
+
+
 def _saved(model: Any, folder: Path) -> Path:
     from scanvit.model.checkpoint import save_checkpoint
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,10 +130,13 @@ def test_a_run_without_scores_says_how_to_get_them(make_scored: MakeScored, tmp_
 
 
 def test_the_command_prints_the_table(make_scored: MakeScored, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     runs = [make_scored("first", power_w=5.0), make_scored("second", settings={"optimizer.lr": 0.5, "seed": 2}, quality=1)]
     assert main(["compare", *map(str, runs), "-o", str(tmp_path / "c.html"), "--group", "experiment"]) == 0
     shown = capsys.readouterr().out
+    assert "…" not in shown  # nothing is cut
+    assert re.search(r"accuracy +95% interval +loss +macro AUROC", shown)
+    assert re.search(r"epochs +time +images/s +Wh +parameters", shown)
     assert "differ in: seed, optimizer.lr" in shown
     assert "DDP, 2 processes" in shown
     assert "60 s" in shown

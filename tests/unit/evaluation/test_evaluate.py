@@ -13,6 +13,8 @@ import pytest
 from scanvit.cli import main
 from scanvit.core.errors import PackMismatchError, PackMissingError, RunMissingError
 from scanvit.evaluation.evaluate import evaluate
+from scanvit.evaluation.metrics import OVERALL_NAMES
+from scanvit.evaluation.page import figure, interval
 from scanvit.evaluation.predictions import Predictions
 from scanvit.evaluation.scores import Scores
 from scanvit.model.checkpoint import load_model, set_calibration
@@ -113,6 +115,18 @@ def test_the_report_is_whole_and_closed_to_the_network(make_run: Callable) -> No
     assert "31 images" in words
     assert "no medical device" in words
     assert len(text) < 1_000_000
+
+
+def test_the_report_shows_every_figure_of_all_classes_with_its_interval(make_run: Callable) -> None:
+    run = make_run()
+    scores = evaluate(run.run_dir, draws=50)
+    words = " ".join(page(run.run_dir).words)
+    for name in OVERALL_NAMES:
+        estimate = scores.overall[name]
+        assert figure(estimate, name) in words
+        assert interval(estimate, name) in words
+    for title in ("Cohen's kappa", "Matthews' correlation", "Brier score", "Mean", "Weighted mean"):
+        assert title in words
 
 
 def test_hostile_names_are_shown_and_do_nothing(make_run: Callable) -> None:

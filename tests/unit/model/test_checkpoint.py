@@ -79,6 +79,31 @@ def test_what_is_saved_is_loaded(saved: Path, network: VisionTransformer, fields
     torch.testing.assert_close(classifier.logits(pixels), network((pixels.float() / 255 - 0.3) / 0.7))
 
 
+def test_the_mean_over_shifts_is_that_of_the_shifted_images_logits(saved: Path, fields: dict[str, Any]) -> None:
+    """An image with a flat border, so that rolling it is shifting it."""
+    once = load_model(saved)
+    shifted = load_model(rewrite(saved, experiment=fields["experiment"] | {"inference": {"shift_px": 2}}))
+    assert (once.inference.passes, shifted.inference.passes) == (1, 25)
+    pixels = torch.full((3, 1, 16, 16), 7, dtype=torch.uint8)
+    pixels[:, :, 2:-2, 2:-2] = torch.randint(0, 256, (3, 1, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rolled = [pixels.roll((down, right), dims=(2, 3)) for down in range(-2, 3) for right in range(-2, 3)]
+    with torch.inference_mode():
+        torch.testing.assert_close(shifted.logits(pixels), torch.stack([once.logits(images) for images in rolled]).mean(dim=0))
+        torch.testing.assert_close(shifted.features(pixels), torch.stack([once.features(images) for images in rolled]).mean(dim=0))
+        assert (shifted.logits(pixels) - once.logits(pixels)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("inference", [{"shift_px": 5}, {"shift_px": -1}, {"passes": 3}, 7])
+def test_inference_that_cannot_be_is_refused(saved: Path, fields: dict[str, Any], inference: object) -> None:
+    with pytest.raises(CheckpointError, match="inference"):
+        load_model(rewrite(saved, experiment=fields["experiment"] | {"inference": inference}))
+
+
+def test_a_checkpoint_from_before_inference_was_a_setting_is_read_once(saved: Path, fields: dict[str, Any]) -> None:
+    earlier = {key: value for key, value in fields["experiment"].items() if key != "inference"}
+    assert load_model(rewrite(saved, experiment=earlier)).inference.passes == 1
+
+
 def test_loaded_network_can_be_trained_on(saved: Path) -> None:
     classifier = load_model(saved)
     classifier(torch.randn(2, 1, 16, 16)).sum().backward()

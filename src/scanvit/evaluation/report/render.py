@@ -86,7 +86,7 @@ def render_report(
         "patients": pack.patients,
         "contract": pack.contract,
         "environment": environment,
-        "settings": flatten(experiment),
+        "settings": {key: value for key, value in flatten(experiment).items() if key != "data.pack"},  # a path of this machine
         "changed": changed_settings(experiment),
         "subgroups": subgroup_section(scores),
         "shift": shift_section(scores.shift),

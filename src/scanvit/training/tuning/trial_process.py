@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -44,7 +45,10 @@ def _run(job: dict[str, Any]) -> None:
 
 
 def _tell(sentence: str) -> None:
-    print(json.dumps(sentence[:1000]), flush=True)  # noqa: T201 the search reads it
+    try:
+        print(json.dumps(sentence[:1000]), flush=True)  # noqa: T201 the search reads it
+    except BrokenPipeError:  # the search was killed; its next one reads the run's own events
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of the same at its end
 
 
 if __name__ == "__main__":

@@ -77,6 +77,13 @@ def test_a_trial_worse_than_the_median_is_given_up_and_a_better_one_is_not(tmp_p
     assert given_up == {low: metric == "val_accuracy", high: metric == "val_loss"}
 
 
+def test_a_bad_first_or_second_epoch_gives_nothing_up(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    completed(study, [0.4, 0.5, 0.6, 0.5])
+    number = study.ask()
+    assert [study.report(number, epoch=epoch, value=value) for epoch, value in ((1, 0.9), (2, 0.9), (3, 0.45))] == [False, False, False]
+
+
 def test_nothing_is_given_up_without_a_pruner(tmp_path: Path) -> None:
     study = opened(tmp_path, pruner="none")
     completed(study, [0.1] * 4)
