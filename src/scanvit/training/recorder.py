@@ -24,7 +24,7 @@ from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
 from ..model.checkpoint import save_checkpoint
 from .arrivals import Arrivals
-from .checkpoints import Writer, keep_previous, on_host, replace_by_link
+from .checkpoints import Writer, on_host, promote, replace_by_link
 from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
@@ -180,12 +180,12 @@ class RunRecorder(Checkpoint):
         """Write last.ckpt, and keep the one before. ``like``: a checkpoint of this very moment, to take over."""
         with self._counting():
             self.arrivals.collect(wait=True)
-            if trainer.is_global_zero:
-                self.writer.do(keep_previous, self.folder)
             if like is None:
-                trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+                trainer.save_checkpoint(self.folder / "next.ckpt")  # all ranks: it has a barrier inside
             elif trainer.is_global_zero:
-                self.writer.do(replace_by_link, like, self.folder / "last.ckpt")
+                self.writer.do(replace_by_link, like, self.folder / "next.ckpt")
+            if trainer.is_global_zero:
+                self.writer.do(promote, self.folder)
         self._saved_at = self._window_at = time.monotonic()
         self._window_images = 0
 
