@@ -53,8 +53,9 @@ def losses(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempP
     run = RayRun(cluster, small_pack, folder / "workers", *options, settings=("trainer.checkpoint_every_s=1",)).start()
     found = {}
     for name, (rank, signum, step) in LOSSES.items():
+        worker = run.worker(rank)  # before the step: the command tells of it half a second later
         run.wait_for_step(step)
-        os.kill(run.worker(rank).pid, signum)
+        os.kill(worker.pid, signum)
         found[name] = Disturbed(run).recovered()
     run.wait()
     yield found
