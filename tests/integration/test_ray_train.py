@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-EPOCHS = 16
+EPOCHS = 10
 # Small batches make a run that lasts long enough to be disturbed.
 RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
 ONE_EPOCH = [x for s in [*SETTINGS, "trainer.max_epochs=1"] for x in ("--set", s)]
@@ -143,7 +143,7 @@ def test_a_run_whose_worker_is_killed_is_the_run_of_plain_ddp(client: Client, sm
     options = ("--pack", small_pack, "--num-workers", "2", "--storage", "s3://runs", "--name", "killed", "--run-dir", "runs/killed")
     process = client.start("ray", "train", "tiny", *options, *RECIPE, "--set", "tracking.mlflow=true", MLFLOW_TRACKING_URI=f"sqlite:///{tracking}")
     worker = int(read_until(process, r"worker 0 started on .* \(process (\d+)\)")[1])
-    read_until(process, r"epoch +4/")
+    read_until(process, r"epoch +2/")
     os.kill(worker, signal.SIGKILL)
     read_until(process, r"going on from the checkpoint of step \d+")
     out, err = process.communicate(timeout=300)
@@ -250,7 +250,7 @@ def test_a_wrong_token_and_a_missing_cluster_are_told_at_once(client: Client, sm
 
 
 def test_more_than_the_cluster_has_is_waited_for_and_then_refused(client: Client, small_pack: Path) -> None:
-    command = ["ray", "train", "tiny", "--pack", str(small_pack), "--num-workers", "3", "--run-dir", "runs/three", "--wait", "6"]
+    command = ["ray", "train", "tiny", "--pack", str(small_pack), "--num-workers", "3", "--run-dir", "runs/three", "--wait", "3"]
     # Whoever still waits in Ray when the connection is gone meets memory that was freed: filled by the C library, and met within two seconds.
     code = f"import sys, time; from scanvit.cli import main; code = main({command!r}); time.sleep(2.5); sys.exit(code)"
     environment = client.scanvit.environment() | client.environment | {"MALLOC_PERTURB_": "165"}
