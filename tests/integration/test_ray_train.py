@@ -296,6 +296,7 @@ def test_a_cluster_of_its_own_stops_with_a_checkpoint_and_goes_on(scanvit: Scanv
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, out + err
     assert "scanvit ray train --resume run" in err
+    assert len(re.findall(r"^epoch ", out, flags=re.MULTILINE)) <= 2, "the workers hear of it within their next steps, 24 to an epoch"
     assert os.stat(scanvit.folder / "secret" / "token").st_mode & 0o077 == 0
     assert "going on from the checkpoint of step" in scanvit("ray", "train", "--resume", "run", **clean)
     assert_same(scanvit.folder / "run", plain)
