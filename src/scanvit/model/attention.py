@@ -61,7 +61,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
 
 
 def _is_tiled(q: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_exporting() and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and not fused_attention.is_exported()
 
 
 def split_heads(qkv: Tensor, *, heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,8 +3,8 @@
 Imported where a kernel is launched, and not before: Triton comes with PyTorch for CUDA alone.
 
 A sequence is the [CLS] token and P patches, P a power of two. The patches fill the tiles of the matrix units to the last row. The [CLS] token
-would be a tile of its own for a single row; as a key it is a vector product beside each tile, and as a query its rows of all heads
-make one tile together.
+would be a tile of its own for a single row: as a key it is a vector product beside each tile, and as a query its few rows are left to
+PyTorch (``_cls_forward``, ``_cls_backward``).
 
 Of one head, with x the tokens (N, D), A and O its folded weights (D, D), and the scale of the scores within A:
 
@@ -14,19 +14,27 @@ Of one head, with x the tokens (N, D), A and O its folded weights (D, D), and th
     dx = p^T g + ds^T q + t A  (summed over heads),  dA = t^T x,  dO = dy^T m
 
 The backward kernel makes s and p again from the logarithm of the sum of exponentials. m and t pass through memory, for the products over
-all tokens of a batch: dA, dO. Both kernels hold scores in float32 and multiply in the type of x.
+all tokens of a batch: dA, dO. So do the two columns of p and ds that belong to the [CLS] token as a key: its slope is a sum over all queries.
+Both kernels hold scores in float32 and multiply in the type of x.
 
 Shapes: B images, N = 1 + P tokens, D dim, h heads; R rows of a tile of queries, K keys of a program.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .fused_attention import assembler
+
+# Read by Triton whenever it compiles.
+if found := assembler():
+    os.environ["TRITON_PTXAS_PATH"] = found
 
 _LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -55,24 +63,23 @@ def _attend_piece(q, patches, top, total, mixed):
 
 @triton.jit
 def _forward(
-    x, to_scores, to_output, q_cls, y, mixed, lse,
-    HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, CLS_ROWS: tl.constexpr, STAGES: tl.constexpr,
+    x, to_scores, to_output, y, mixed, lse,
+    HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """A program: one tile of an image's queries, all heads. ``q_cls`` (B, h, D) -> the [CLS] token's ``mixed``; its ``y`` is left to the caller."""
+    """A program: one tile of an image's patches as queries, all heads. What is the [CLS] token's in ``y`` and ``mixed`` is left to the caller."""
     TILES: tl.constexpr = PATCHES // ROWS
     TOKENS: tl.constexpr = PATCHES + 1
     PIECE: tl.constexpr = PATCHES // PIECES
     image = (tl.program_id(0) // TILES).to(tl.int64)
-    tile = tl.program_id(0) % TILES
-    x += image * TOKENS * DIM
-    mixed += image * TOKENS * HEADS * DIM
-    lse += image * HEADS * TOKENS
-    first = 1 + tile * ROWS
-    cls = _load_row(x, DIM)
-    patches = tl.load(_tile(x + DIM, PIECE, DIM, DIM))
+    first = tl.program_id(0) % TILES * ROWS
+    tokens = x + image * TOKENS * DIM
+    means = mixed + (image * TOKENS + 1 + first) * HEADS * DIM
+    totals = lse + image * HEADS * PATCHES + first + tl.arange(0, ROWS)
+    cls = _load_row(tokens, DIM)
+    patches = tl.load(_tile(tokens + DIM, PIECE, DIM, DIM))
     if PIECES == 2:
-        more_patches = tl.load(_tile(x + (1 + PIECE) * DIM, PIECE, DIM, DIM))
-    rows = tl.load(_tile(x + first * DIM, ROWS, DIM, DIM))
+        more_patches = tl.load(_tile(tokens + (1 + PIECE) * DIM, PIECE, DIM, DIM))
+    rows = tl.load(_tile(tokens + (1 + first) * DIM, ROWS, DIM, DIM))
     out = tl.zeros((ROWS, DIM), tl.float32)
     for head in tl.range(HEADS, num_stages=STAGES):
         scores_weight = tl.load(_tile(to_scores + head * DIM * DIM, DIM, DIM, DIM))
@@ -88,42 +95,9 @@ def _forward(
             top, total, mean = _attend_piece(q, more_patches, top, total, mean)
         mean = (mean / total[:, None]).to(rows.dtype)
         out = tl.dot(mean, tl.trans(output_weight), out)
-        tl.store(_tile(mixed + (first * HEADS + head) * DIM, ROWS, DIM, HEADS * DIM), mean)
-        tl.store(lse + head * TOKENS + first + tl.arange(0, ROWS), top + tl.log2(total))
-    tl.store(_tile(y + (image * TOKENS + first) * DIM, ROWS, DIM, DIM), out.to(rows.dtype))
-    if tile == 0:
-        # Its rows are few: they stand as columns, (keys, rows), which the matrix units take.
-        heads = tl.arange(0, CLS_ROWS)
-        q = tl.load(_tile(q_cls + image * HEADS * DIM, CLS_ROWS, DIM, DIM), mask=heads[:, None] < HEADS, other=0.0)
-        top = tl.sum(q.to(tl.float32) * cls[None, :], 1) * _LOG2_E
-        scores = tl.dot(patches, tl.trans(q)) * _LOG2_E
-        new_top = tl.maximum(tl.max(scores, 0), top)
-        if PIECES == 2:
-            more_scores = tl.dot(more_patches, tl.trans(q)) * _LOG2_E
-            new_top = tl.maximum(tl.max(more_scores, 0), new_top)
-        prob_cls = tl.exp2(top - new_top)
-        probs = tl.exp2(scores - new_top[None, :])
-        total = tl.sum(probs, 0) + prob_cls
-        mean = tl.dot(tl.trans(patches), probs.to(rows.dtype))
-        if PIECES == 2:
-            probs = tl.exp2(more_scores - new_top[None, :])
-            total += tl.sum(probs, 0)
-            mean = tl.dot(tl.trans(more_patches), probs.to(rows.dtype), mean)
-        mean = (tl.trans(mean) + prob_cls[:, None] * cls[None, :]) / total[:, None]
-        tl.store(_tile(mixed, CLS_ROWS, DIM, DIM), mean.to(rows.dtype), mask=heads[:, None] < HEADS)
-        tl.store(lse + heads * TOKENS, new_top + tl.log2(total), mask=heads < HEADS)
-
-
-@triton.jit
-def _cls_tile(start, width: tl.constexpr):
-    """The row at ``start`` as a tile that the matrix units take: (16, width), zero in all rows but the first."""
-    return tl.load(_tile(start, 16, width, width), mask=tl.arange(0, 16)[:, None] == 0, other=0.0)
-
-
-@triton.jit
-def _in_first_column(values, dtype):
-    """(R,) -> (R, 16), zero in all columns but the first."""
-    return tl.where(tl.arange(0, 16)[None, :] == 0, values[:, None], 0.0).to(dtype)
+        tl.store(_tile(means + head * DIM, ROWS, DIM, HEADS * DIM), mean)
+        tl.store(totals + head * PATCHES, top + tl.log2(total))
+    tl.store(_tile(y + (image * TOKENS + 1 + first) * DIM, ROWS, DIM, DIM), out.to(rows.dtype))
 
 
 @triton.jit
@@ -150,31 +124,17 @@ def _slopes(q, g, delta, lse, keys, d_keys, KEYS_FIRST: tl.constexpr, KEY_SIDE: 
     return d_keys, d_scores
 
 
-@triton.jit
-def _cls_slopes(q, g, delta, lse, cls, own, d_cls, KEY_SIDE: tl.constexpr):
-    """The same for the [CLS] token as a key: ``cls`` (16, D), of which one row is there. The slopes of the scores are (R, 16), ``d_cls`` (D, 16).
-
-    ``own``: 1 where that key is this program's, else 0.
-    """
-    probs = tl.exp2(tl.sum(tl.dot(q, tl.trans(cls)), 1) * _LOG2_E - lse) * own
-    d_scores = _in_first_column(probs * (tl.sum(tl.dot(g, tl.trans(cls)), 1) - delta), cls.dtype)
-    if KEY_SIDE:
-        d_cls = tl.dot(tl.trans(g), _in_first_column(probs, cls.dtype), d_cls)
-        d_cls = tl.dot(tl.trans(q), d_scores, d_cls)
-    return d_scores, d_cls
-
-
 @triton.jit(do_not_specialize=["images"])
 def _backward(
-    x, to_scores, to_output, mixed, lse, dy, q_cls, g_cls, d_queries, d_keys, t,
+    x, to_scores, to_output, mixed, lse, dy, d_queries, d_keys, t, cls_columns,
     images, HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PIECES: tl.constexpr,
-    SPLITS: tl.constexpr, CLS_ROWS: tl.constexpr, STAGES: tl.constexpr, KEYS_FIRST: tl.constexpr, KEY_SIDE: tl.constexpr, QUERY_SIDE: tl.constexpr,
-    QUERY_SUM: tl.constexpr,
+    SPLITS: tl.constexpr, STAGES: tl.constexpr, KEYS_FIRST: tl.constexpr, KEY_SIDE: tl.constexpr, QUERY_SIDE: tl.constexpr, QUERY_SUM: tl.constexpr,
 ):  # fmt: skip
-    """A program: one or two ``PIECES`` of ``KEYS`` keys of an image, all heads, a share of the queries (one in ``SPLITS``).
+    """A program: one or two ``PIECES`` of ``KEYS`` patches of an image as keys, all heads, a share of its patches as queries (one in ``SPLITS``).
 
-    Partial sums, for the caller to add up: ``d_keys`` (SPLITS, B, N, D) with ``KEY_SIDE``; ``t`` (parts, B, N, h, D), where a part is the keys of a
-    program, with ``QUERY_SIDE``; ``d_queries`` (parts, B, N, D) but for the [CLS] token with ``QUERY_SUM``.
+    Partial sums, for the caller to add up, all of them but for the [CLS] token: ``d_keys`` (SPLITS, B, N, D) with ``KEY_SIDE``;
+    ``t`` (parts, B, N, h, D), where a part is the keys of a program, with ``QUERY_SIDE``; ``d_queries`` (parts, B, N, D) with ``QUERY_SUM``.
+    With ``QUERY_SIDE``, ``cls_columns`` (2, B, h, N) too: p and ds of the [CLS] token as a key.
     """
     TOKENS: tl.constexpr = PATCHES + 1
     PARTS: tl.constexpr = PATCHES // KEYS // PIECES
@@ -182,57 +142,44 @@ def _backward(
     image = (tl.program_id(0) // (PARTS * SPLITS)).to(tl.int64)
     part = tl.program_id(0) // SPLITS % PARTS
     split = tl.program_id(0) % SPLITS
+    # The [CLS] token as a key belongs to the first part.
     own = tl.where(part == 0, 1.0, 0.0)
-    x += image * TOKENS * DIM
-    dy += image * TOKENS * DIM
-    mixed += image * TOKENS * HEADS * DIM
-    lse += image * HEADS * TOKENS
-    t += (part * images + image) * TOKENS * HEADS * DIM
-    d_queries += (part * images + image) * TOKENS * DIM
-    d_keys += (split * images + image) * TOKENS * DIM
+    tokens = x + image * TOKENS * DIM
+    slopes = dy + image * TOKENS * DIM
+    columns = cls_columns + image * HEADS * TOKENS + 1 + tl.arange(0, ROWS)
+    more_columns = columns + images.to(tl.int64) * HEADS * TOKENS
+    is_own = (part + tl.zeros((ROWS,), tl.int32)) == 0
     first_key = 1 + part * PIECES * KEYS
-    cls = _cls_tile(x, DIM)
-    keys = tl.load(_tile(x + first_key * DIM, KEYS, DIM, DIM))
+    cls = _load_row(tokens, DIM)
+    keys = tl.load(_tile(tokens + first_key * DIM, KEYS, DIM, DIM))
     d_key = tl.zeros((KEYS, DIM), tl.float32)
     if PIECES == 2:
-        more_keys = tl.load(_tile(x + (first_key + KEYS) * DIM, KEYS, DIM, DIM))
+        more_keys = tl.load(_tile(tokens + (first_key + KEYS) * DIM, KEYS, DIM, DIM))
         more_d_key = tl.zeros((KEYS, DIM), tl.float32)
-    d_cls = tl.zeros((DIM, 16), tl.float32)
-    if split == 0:
-        heads = tl.arange(0, CLS_ROWS)
-        is_head = heads < HEADS
-        q = tl.load(_tile(q_cls + image * HEADS * DIM, CLS_ROWS, DIM, DIM), mask=is_head[:, None], other=0.0)
-        g = tl.load(_tile(g_cls + image * HEADS * DIM, CLS_ROWS, DIM, DIM), mask=is_head[:, None], other=0.0)
-        mean = tl.load(_tile(mixed, CLS_ROWS, DIM, DIM), mask=is_head[:, None], other=0.0)
-        log_total = tl.load(lse + heads * TOKENS, mask=is_head, other=0.0)
-        delta = tl.sum(g.to(tl.float32) * mean.to(tl.float32), 1)
-        # Few rows: t stands as (D, R), which the matrix units take.
-        d_scores, d_cls = _cls_slopes(q, g, delta, log_total, cls, own, d_cls, KEY_SIDE)
-        moved = tl.dot(tl.trans(cls), tl.trans(d_scores))
-        d_key, d_scores = _slopes(q, g, delta, log_total, keys, d_key, True, KEY_SIDE)
-        moved = tl.dot(tl.trans(keys), tl.trans(d_scores), moved)
-        if PIECES == 2:
-            more_d_key, d_scores = _slopes(q, g, delta, log_total, more_keys, more_d_key, True, KEY_SIDE)
-            moved = tl.dot(tl.trans(more_keys), tl.trans(d_scores), moved)
-        if QUERY_SIDE:
-            tl.store(_tile(t, CLS_ROWS, DIM, DIM), tl.trans(moved).to(keys.dtype), mask=is_head[:, None])
     for tile in range(TILES):
-        first = 1 + (split * TILES + tile) * ROWS
-        rows = tl.load(_tile(x + first * DIM, ROWS, DIM, DIM))
-        slope = tl.load(_tile(dy + first * DIM, ROWS, DIM, DIM))
+        first = (split * TILES + tile) * ROWS
+        rows = tl.load(_tile(tokens + (1 + first) * DIM, ROWS, DIM, DIM))
+        slope = tl.load(_tile(slopes + (1 + first) * DIM, ROWS, DIM, DIM))
+        means = mixed + (image * TOKENS + 1 + first) * HEADS * DIM
+        totals = lse + image * HEADS * PATCHES + first + tl.arange(0, ROWS)
+        ts = t + ((part * images + image) * TOKENS + 1 + first) * HEADS * DIM
         d_query = tl.zeros((ROWS, DIM), tl.float32)
         for head in tl.range(HEADS, num_stages=STAGES):
-            mean = tl.load(_tile(mixed + (first * HEADS + head) * DIM, ROWS, DIM, HEADS * DIM))
-            log_total = tl.load(lse + head * TOKENS + first + tl.arange(0, ROWS))
+            mean = tl.load(_tile(means + head * DIM, ROWS, DIM, HEADS * DIM))
+            log_total = tl.load(totals + head * PATCHES)
             scores_weight = tl.load(_tile(to_scores + head * DIM * DIM, DIM, DIM, DIM))
             output_weight = tl.load(_tile(to_output + head * DIM * DIM, DIM, DIM, DIM))
             g = tl.dot(slope, output_weight)
+            q = tl.dot(rows, tl.trans(scores_weight))
             delta = tl.sum(g * mean.to(tl.float32), 1)
-            g = g.to(keys.dtype)
-            q = tl.dot(rows, tl.trans(scores_weight)).to(keys.dtype)
-            d_scores, d_cls = _cls_slopes(q, g, delta, log_total, cls, own, d_cls, KEY_SIDE)
             if QUERY_SIDE:
-                moved = tl.dot(d_scores, cls)
+                prob_cls = tl.exp2(tl.sum(q * cls[None, :], 1) * _LOG2_E - log_total)
+                d_score_cls = prob_cls * (tl.sum(g * cls[None, :], 1) - delta)
+                tl.store(columns + head * TOKENS + first, prob_cls.to(keys.dtype), mask=is_own)
+                tl.store(more_columns + head * TOKENS + first, d_score_cls.to(keys.dtype), mask=is_own)
+                moved = (d_score_cls * own)[:, None] * cls[None, :]
+            g = g.to(keys.dtype)
+            q = q.to(keys.dtype)
             d_key, d_scores = _slopes(q, g, delta, log_total, keys, d_key, KEYS_FIRST, KEY_SIDE)
             if QUERY_SIDE:
                 moved = tl.dot(d_scores, keys, moved)
@@ -241,18 +188,17 @@ def _backward(
                 if QUERY_SIDE:
                     moved = tl.dot(d_scores, more_keys, moved)
             if QUERY_SIDE:
-                moved = moved.to(keys.dtype)
-                tl.store(_tile(t + (first * HEADS + head) * DIM, ROWS, DIM, HEADS * DIM), moved)
-            if QUERY_SUM:
-                d_query = tl.dot(moved, scores_weight, d_query)
+                moved_low = moved.to(keys.dtype)
+                tl.store(_tile(ts + head * DIM, ROWS, DIM, HEADS * DIM), moved_low)
+                if QUERY_SUM:
+                    d_query = tl.dot(moved_low, scores_weight, d_query)
         if QUERY_SUM:
-            tl.store(_tile(d_queries + first * DIM, ROWS, DIM, DIM), d_query.to(keys.dtype))
+            tl.store(_tile(d_queries + ((part * images + image) * TOKENS + 1 + first) * DIM, ROWS, DIM, DIM), d_query.to(keys.dtype))
     if KEY_SIDE:
-        tl.store(_tile(d_keys + first_key * DIM, KEYS, DIM, DIM), d_key.to(keys.dtype))
+        d_tokens = d_keys + ((split * images + image) * TOKENS + first_key) * DIM
+        tl.store(_tile(d_tokens, KEYS, DIM, DIM), d_key.to(keys.dtype))
         if PIECES == 2:
-            tl.store(_tile(d_keys + (first_key + KEYS) * DIM, KEYS, DIM, DIM), more_d_key.to(keys.dtype))
-        if part == 0:
-            tl.store(d_keys + tl.arange(0, DIM), tl.sum(d_cls, 1).to(keys.dtype))
+            tl.store(_tile(d_tokens + KEYS * DIM, KEYS, DIM, DIM), more_d_key.to(keys.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +225,7 @@ class BackwardPlan:
 
     rows: int = 128
     keys: int = 128
-    pieces: int = 2
+    pieces: int = 1
     splits: int = 1
     warps: int = 8
     stages: int = 2
@@ -291,17 +237,19 @@ class BackwardPlan:
 
 
 def forward(x: Tensor, to_scores: Tensor, to_output: Tensor, plan: ForwardPlan = ForwardPlan()) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, 1 + P, D) and the folded weights (h, D, D) -> y (B, N, D), m (B, N, h, D), log2 of the sums of exponentials (B, h, N) in float32."""
+    """x (B, 1 + P, D) and the folded weights (h, D, D) -> y (B, N, D), m (B, N, h, D), log2 of the patches' sums of exponentials (B, h, P) in float32."""
     (batch, tokens, dim), heads = x.shape, len(to_scores)
     rows = min(plan.rows, tokens - 1)
     y, mixed = torch.empty_like(x), x.new_empty(batch, tokens, heads, dim)
-    lse = x.new_empty(batch, heads, tokens, dtype=torch.float32)
+    lse = x.new_empty(batch, heads, tokens - 1, dtype=torch.float32)
     _forward[(batch * ((tokens - 1) // rows),)](
-        x, to_scores, to_output, _cls_queries(x, to_scores), y, mixed, lse,
-        HEADS=heads, PATCHES=tokens - 1, DIM=dim, ROWS=rows, PIECES=min(plan.pieces, (tokens - 1) // 16), CLS_ROWS=_cls_rows(heads),
+        x, to_scores, to_output, y, mixed, lse,
+        HEADS=heads, PATCHES=tokens - 1, DIM=dim, ROWS=rows, PIECES=min(plan.pieces, (tokens - 1) // 16),
         STAGES=plan.stages, num_warps=plan.warps, maxnreg=plan.registers,
     )  # fmt: skip
-    y[:, 0] = torch.mm(mixed[:, 0].flatten(1), to_output.transpose(1, 2).reshape(heads * dim, dim))
+    with torch.autocast(x.device.type, enabled=False):
+        mixed[:, 0] = _cls_forward(x, to_scores)
+        y[:, 0] = torch.mm(mixed[:, 0].flatten(1), to_output.transpose(1, 2).reshape(heads * dim, dim))
     return y, mixed, lse
 
 
@@ -309,30 +257,34 @@ def backward(
     dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor, plans: tuple[BackwardPlan, ...] = (BackwardPlan(),)
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The slopes of x, ``to_scores`` and ``to_output``, from that of y and what ``forward`` returned."""
-    t, d_queries, d_keys = backward_tiles(dy, x, to_scores, to_output, mixed, lse, plans)
-    dim, heads = x.shape[2], len(to_scores)
-    weight, summed = to_scores.view(heads * dim, dim), any(plan.query_sum for plan in plans)
-    # Rows that the kernel left out: the [CLS] token's, or all.
-    rows, out = (t[:, :, 0].flatten(2), d_queries[:, :, 0]) if summed else (t.view(len(t), -1, heads * dim), d_queries.view(len(t), -1, dim))
-    for part, d_part in zip(rows, out, strict=True):
-        torch.mm(part, weight, out=d_part)
-    d_x = d_queries[0] + d_keys[0] if len(d_queries) + len(d_keys) == 2 else torch.cat((d_queries, d_keys)).sum(0)
-    flat_x, flat_dy = x.view(-1, dim), dy.view(-1, dim)
-    d_scores, *others = (torch.mm(part.view(-1, heads * dim).t(), flat_x) for part in t)
-    for other in others:
-        d_scores = d_scores + other
-    d_output = torch.mm(mixed.view(-1, heads * dim).t(), flat_dy)
+    t, d_queries, d_keys, cls_columns = backward_tiles(dy, x, to_scores, to_output, mixed, lse, plans)
+    with torch.autocast(x.device.type, enabled=False):
+        d_cls_query = _cls_backward(dy, x, to_scores, to_output, t, cls_columns)
+        d_keys[:, :, 0] = 0
+        d_keys[0, :, 0] = _cls_key_slope(dy, x, to_scores, to_output, cls_columns)
+        dim, heads = x.shape[2], len(to_scores)
+        weight, summed = to_scores.view(heads * dim, dim), any(plan.query_sum for plan in plans)
+        # Rows that the kernel left out: the [CLS] token's, or all.
+        rows, out = (t[:, :, 0].flatten(2), d_queries[:, :, 0]) if summed else (t.view(len(t), -1, heads * dim), d_queries.view(len(t), -1, dim))
+        for part, d_part in zip(rows, out, strict=True):
+            torch.mm(part, weight, out=d_part)
+        d_x = d_queries[0] + d_keys[0] if len(d_queries) + len(d_keys) == 2 else torch.cat((d_queries, d_keys)).sum(0)
+        d_x = torch.baddbmm(d_x, *d_cls_query)
+        flat_x, flat_dy = x.view(-1, dim), dy.view(-1, dim)
+        d_scores, *others = (torch.mm(part.view(-1, heads * dim).t(), flat_x) for part in t)
+        for other in others:
+            d_scores = d_scores + other
+        d_output = torch.mm(mixed.view(-1, heads * dim).t(), flat_dy)
     return d_x, d_scores.view(heads, dim, dim), d_output.view(heads, dim, dim).transpose(1, 2).contiguous()
 
 
 def backward_tiles(
     dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor, plans: tuple[BackwardPlan, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernel's partial sums: ``t``, ``d_queries``, ``d_keys``."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The kernel's partial sums: ``t``, ``d_queries``, ``d_keys``; and ``cls_columns``. What is the [CLS] token's in them is not written."""
     (batch, tokens, dim), heads = x.shape, len(to_scores)
     patches = tokens - 1
-    q_cls = _cls_queries(x, to_scores)
-    g_cls = torch.mm(dy[:, 0], to_output.transpose(0, 1).reshape(dim, heads * dim))
+    cls_columns = x.new_empty(2, batch, heads, tokens)
     t = d_queries = d_keys = x
     for plan in plans:
         rows, keys = min(plan.rows, patches), min(plan.keys, patches)
@@ -343,19 +295,46 @@ def backward_tiles(
         if plan.key_side:
             d_keys = x.new_empty(splits, *x.shape)
         _backward[(batch * parts * splits,)](
-            x, to_scores, to_output, mixed, lse, dy, q_cls, g_cls, d_queries, d_keys, t,
-            batch, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, KEYS=keys, PIECES=pieces, SPLITS=splits, CLS_ROWS=_cls_rows(heads),
+            x, to_scores, to_output, mixed, lse, dy, d_queries, d_keys, t, cls_columns,
+            batch, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, KEYS=keys, PIECES=pieces, SPLITS=splits,
             STAGES=plan.stages, KEYS_FIRST=plan.keys_first, KEY_SIDE=plan.key_side, QUERY_SIDE=plan.query_side, QUERY_SUM=plan.query_sum,
             num_warps=plan.warps, maxnreg=plan.registers,
         )  # fmt: skip
-    return t, d_queries, d_keys
+    return t, d_queries, d_keys, cls_columns
+
+
+def _cls_forward(x: Tensor, to_scores: Tensor) -> Tensor:
+    """m of the [CLS] token: (B, h, D) in float32."""
+    exact = x.float()
+    scores = torch.bmm(_cls_queries(x, to_scores).float(), exact.transpose(1, 2))
+    return torch.bmm(scores.softmax(-1), exact)
+
+
+def _cls_backward(dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, t: Tensor, cls_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The [CLS] token as a query: its rows of ``t`` are written; those of ``cls_columns`` are zero, since the product below counts them.
+
+    Returns two factors, (B, N, 2h) and (B, 2h, D), whose product is what it adds to the slopes of all tokens as keys.
+    """
+    dim, heads = x.shape[2], len(to_scores)
+    q = _cls_queries(x, to_scores)
+    g = torch.mm(dy[:, 0], to_output.transpose(0, 1).reshape(dim, heads * dim)).view(q.shape)
+    exact = x.float()
+    scores, d_probs = torch.bmm(torch.cat((q, g), 1).float(), exact.transpose(1, 2)).chunk(2, 1)
+    probs = scores.softmax(-1)
+    d_scores = probs * (d_probs - (probs * d_probs).sum(-1, keepdim=True))
+    t[:, :, 0] = 0
+    t[0, :, 0] = torch.bmm(d_scores, exact)
+    cls_columns[..., 0] = 0
+    return torch.cat((probs, d_scores), 1).to(x.dtype).transpose(1, 2), torch.cat((g, q), 1)
+
+
+def _cls_key_slope(dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, cls_columns: Tensor) -> Tensor:
+    """The slope of the [CLS] token as a key, of the patches' p and ds: (B, D). Sums over queries come before the products with the weights."""
+    of_probs, of_scores = torch.bmm(cls_columns[0], dy).flatten(1), torch.bmm(cls_columns[1], x).flatten(1)
+    dim = x.shape[2]
+    return torch.mm(of_probs, to_output.view(-1, dim)) + torch.mm(of_scores, to_scores.transpose(1, 2).reshape(-1, dim))
 
 
 def _cls_queries(x: Tensor, to_scores: Tensor) -> Tensor:
-    """The [CLS] token's queries of all heads: (B, h * D)."""
-    return torch.mm(x[:, 0], to_scores.view(-1, x.shape[-1]).t())
-
-
-def _cls_rows(heads: int) -> int:
-    """Rows of the tile that holds them: a power of two that the matrix units take."""
-    return max(16, triton.next_power_of_2(heads))
+    """The [CLS] token's queries of all heads: (B, h, D)."""
+    return torch.mm(x[:, 0], to_scores.view(-1, x.shape[-1]).t()).view(len(x), *to_scores.shape[:2])
