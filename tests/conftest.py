@@ -33,8 +33,8 @@ def shared_data() -> Path:
 
 ALONE = (
     *("faults", "test_containers.py", "test_dashboards.py", "test_nodes.py", "test_notebooks.py", "test_object_keystone.py", "test_object_mount.py"),
-    *("test_objects.py", "test_platform_containers.py", "test_platform_native.py", "test_ray_decoding.py", "test_ray_train.py", "test_registry.py"),
-    *("test_remote.py", "test_shipping.py", "test_tracking.py", "test_tune.py", "test_worlds.py"),
+    *("test_objects.py", "test_platform_containers.py", "test_platform_native.py", "test_ray_decoding.py", "test_ray_open.py", "test_ray_train.py"),
+    *("test_registry.py", "test_remote.py", "test_shipping.py", "test_tracking.py", "test_tune.py", "test_worlds.py"),
 )
 """In tests/integration."""
 

@@ -37,6 +37,9 @@ class Machine:
         (self.home / ".bashrc").touch()
         (self.home / "scanvit").symlink_to(REPOSITORY)
         self.environment = {"HOME": str(self.home), "PATH": os.environ["PATH"]}
+        users = folder / f"passwd{box.number}"  # SSH goes by it, not by $HOME
+        users.write_text(Path("/etc/passwd").read_text(encoding="utf-8").replace(":/root:", f":{self.home}:", 1), encoding="utf-8")
+        assert box.run("mount", "--bind", users, "/etc/passwd").returncode == 0
         # Ray keeps there what it knows of a cluster, and copies that to the same path of the head.
         Path("/tmp/ray").mkdir(exist_ok=True)
         assert box.run("mount", "-t", "tmpfs", "tmpfs", "/tmp/ray").returncode == 0
@@ -45,7 +48,7 @@ class Machine:
         config = folder / f"sshd{box.number}"
         settings = (
             *(f"HostKey {host_key}", f"AuthorizedKeysFile {key}.pub", "PidFile none", "PermitRootLogin prohibit-password"),
-            *("StrictModes no", "UsePAM no", "PasswordAuthentication no", f"SetEnv HOME={self.home}"),
+            *("StrictModes no", "UsePAM no", "PasswordAuthentication no"),
         )
         config.write_text("\n".join(settings) + "\n", encoding="ascii")
         Path("/run/sshd").mkdir(exist_ok=True)
@@ -57,10 +60,14 @@ def machines() -> Iterator[tuple[Path, list[Machine]]]:
     network, folder = Network(), Path(tempfile.mkdtemp(prefix="scanvit-", dir="/tmp"))
     key = folder / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    made: list[Machine] = []
     try:
-        yield folder, [Machine(network.add(), folder, key) for _ in range(3)]
+        made += [Machine(network.add(), folder, key) for _ in range(3)]
+        yield folder, made
     finally:
         network.close()
+        for machine in made:
+            machine.server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -71,13 +78,13 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
     config["provider"] |= {"head_ip": head.box.address, "worker_ips": [worker.box.address]}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(folder / "key")}
     config["max_workers"] = 1
-    del config["file_mounts"]["~/scanvit"], config["setup_commands"]  # the code is there already, and no registry can be reached
+    del config["file_mounts"]["~/scanvit"], config["setup_commands"][0]  # the code is there already, and no registry can be reached
     file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
 
     environment = client.environment | {"RAY_AUTH_MODE": "token"}
     assert client.box.run(RAY, "get-auth-token", "--generate", environment=environment).returncode == 0
-    up = client.box.run(RAY, "up", "--yes", "--no-config-cache", file, environment=environment, timeout=400)
+    up = client.box.run(RAY, "up", "--yes", "--no-config-cache", file, environment=environment, timeout=150)
     assert up.returncode == 0, up.stdout + up.stderr
 
     connect = f"import json, ray; ray.init(address='{head.box.address}:6379', log_to_driver=False, logging_level=40)"
@@ -105,6 +112,9 @@ def test_the_shipped_file_brings_a_cluster_up_and_down(machines: tuple[Path, lis
 
     down = client.box.run(RAY, "down", "--yes", file, environment=environment, timeout=200)
     assert down.returncode == 0, down.stdout + down.stderr
-    for machine in (head, worker):
-        running = machine.box.run("ps", "-eo", "args").stdout
-        assert "raylet" not in running, running
+
+    def is_up(machine: Machine) -> bool:
+        return "raylet" in machine.box.run("ps", "-eo", "args").stdout
+
+    assert not is_up(head), down.stdout + down.stderr
+    wait_for(lambda: not is_up(worker), "the worker's end, which has lost its head", 200, every_s=1)

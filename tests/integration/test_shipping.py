@@ -176,6 +176,28 @@ def test_steps_made_again_after_a_resume_are_there_once(run: Run, mlflow_server:
     assert_complete(run, mlflow_server.uri, steps=40, status="KILLED")
 
 
+def test_the_step_at_which_a_run_was_killed_is_there_once_though_its_times_differ(run: Run, mlflow_server: MlflowServer) -> None:
+    """Killed between the record of an epoch and its checkpoint, a run makes the epoch again, and not at the same speed."""
+    for images_per_s in (320.0, 290.0):
+        run.events.metrics({"val_loss": 0.5, "images_per_s": images_per_s}, epoch=1, step=30)
+        run.ship(mlflow_server.uri)
+        run.events.write("resume", checkpoint="last.ckpt")
+    assert run.history(mlflow_server.uri, "images_per_s") == [(30, 320.0)]
+    assert run.history(mlflow_server.uri, "val_loss") == [(30, 0.5)]
+
+
+@pytest.mark.parametrize("status", ["finished", None], ids=["finished", "killed"])
+def test_a_second_evaluation_with_other_figures_is_the_one_shown(run: Run, mlflow_server: MlflowServer, status: str | None) -> None:
+    run.steps(0, 10)
+    if status:
+        run.end(status)
+    for accuracy in (0.75, 0.75, 0.8):
+        run.events.metrics({"test_accuracy": accuracy}, epoch=1, step=9)
+        run.ship(mlflow_server.uri)
+    assert run.in_mlflow(mlflow_server.uri).data.metrics["test_accuracy"] == 0.8
+    assert sorted(run.history(mlflow_server.uri, "test_accuracy")) == [(9, 0.75), (9, 0.8)]
+
+
 def test_a_run_made_anew_on_another_machine_with_its_key_stays_one_run(run: Run, mlflow_server: MlflowServer, tmp_path: Path) -> None:
     key = ensure_run_key(run.dir, uri=mlflow_server.uri)
     run.steps(0, 30)

@@ -37,9 +37,9 @@ def last_step(run_dir: Path) -> int:
     return max((event["step"] for event in read_events(run_dir)), default=0)
 
 
-def saved_step(run_dir: Path) -> int:
-    """Where the newest checkpoint stands; 0 without one."""
-    path = run_dir / "checkpoints" / "last.ckpt"
+def saved_step(run_dir: Path, *, name: str = "last.ckpt") -> int:
+    """Where a checkpoint stands, the newest; 0 without one."""
+    path = run_dir / "checkpoints" / name
     return int(torch.load(path, weights_only=True)["global_step"]) if path.exists() else 0
 
 

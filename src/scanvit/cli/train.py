@@ -108,7 +108,12 @@ def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None
     is_first = World.from_environment().rank == 0
     if is_first:
         click.echo(f"Training {experiment.name} on {experiment.data.pack} into {run_dir}")
-    result = launch(experiment, pack, run_dir, show_progress=True, max_restarts=max_restarts)
+    try:
+        result = launch(experiment, pack, run_dir, show_progress=True, max_restarts=max_restarts)
+    except KeyboardInterrupt:
+        if is_first:
+            click.echo(f"Go on with: scanvit train --resume {run_dir}", err=True)
+        raise
     if is_first:
         show(result)
 

@@ -1,6 +1,6 @@
 """The board: a small actor beside the driver, to which workers write how they are and on which they read whether to stop.
 
-Nobody waits for it: a worker sends what it has to say and reads the answer when it is there.
+Nobody waits for it: a worker sends what it has to say, and looks after each step whether the answer is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from ..training.progress import Progress
 
-_EVERY_S = 1.0
+_EVERY_S = 0.5
+"""How often a worker tells of itself, and with it asks whether to stop."""
 
 
 @dataclass
@@ -63,6 +64,14 @@ class Board:
         self.saved_step: int | None = None
         self.outcome: dict[str, Any] | None = None
         self.marks: dict[str, float] = {}
+        self._controller: Any = None
+
+    def keep_controller(self, controller: Any) -> None:
+        self._controller = controller
+
+    def controller(self) -> Any:
+        """The handle of Ray Train's controller; None before it runs."""
+        return self._controller
 
     def join(self, rank: int, node: str, pid: int, world_size: int) -> None:
         if rank == 0:
@@ -116,7 +125,7 @@ class Board:
 
 
 class BoardProgress(Progress):
-    """A worker's progress, written to the board at most once a second."""
+    """A worker's progress, written to the board at most every half second."""
 
     def __init__(self, board: Any, *, rank: int) -> None:
         """``board``: the actor's handle."""
@@ -143,6 +152,7 @@ class BoardProgress(Progress):
         if self._told_at == 0.0:
             self.mark("first step")
         self._values["step"] = step
+        self._hear()
         now = time.monotonic()
         if now - self._told_at >= _EVERY_S:
             self._told_at = now
@@ -169,13 +179,18 @@ class BoardProgress(Progress):
             self.board.mark.remote(stage)
 
     def tell(self, **values: Any) -> None:
-        """Send what is known; take up the answer to what was sent before."""
+        """Send what is known, unless the board has not answered yet: no queue is to grow."""
+        self._values |= values
+        self._hear()
+        if self._answer is None:
+            self._answer = self.board.tell.remote(self.rank, dict(self._values))
+
+    def _hear(self) -> None:
+        """Take up the answer to what was sent, if it is there."""
+        if self._answer is None:
+            return
         import ray
 
-        self._values |= values
-        if self._answer is not None:
-            ready, _ = ray.wait([self._answer], timeout=0)
-            if not ready:
-                return  # the board is slow: no queue is to grow
-            self.stop_requested = self.stop_requested or bool(ray.get(self._answer))
-        self._answer = self.board.tell.remote(self.rank, dict(self._values))
+        if ray.wait([self._answer], timeout=0)[0]:
+            self.stop_requested = bool(ray.get(self._answer)) or self.stop_requested
+            self._answer = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray.train import UserCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
 
 
 class FailureCallback(UserCallback):
@@ -16,6 +18,16 @@ class FailureCallback(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         reasons = {rank: _reason(error) for rank, error in worker_exceptions.items()}
         self.board.lose.remote(reasons)
+
+
+class ControllerNote(ControllerCallback):
+    """Leaves the controller's handle on the board: Ray Train keeps it to itself, and a run that is given up has to end it."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self.board.keep_controller.remote(ray.get_runtime_context().current_actor)
 
 
 def _reason(error: Exception) -> str:

@@ -189,7 +189,7 @@ def _trainer(assignment: Assignment, watch: Watch, name: str, settings: ClusterS
             storage_filesystem=storage.filesystem,
             failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=max(0, math.ceil(settings.wait_s / start_timeout_s) - 1)),
             checkpoint_config=CheckpointConfig(num_to_keep=settings.keep, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"),
-            callbacks=[watch.callback()],
+            callbacks=watch.callbacks(),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

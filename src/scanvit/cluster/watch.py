@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,10 @@ _ANSWER_S = 120.0
 """How long the board, an actor beside the driver, may take to answer."""
 _START_S = 900.0
 """How long workers may take from their room to their first word: Python's imports on a cold node, an image to be fetched."""
+_END_S = 60.0
+"""How long a run that is given up may take to come to its end in Ray."""
+_ABORT_S = 15.0
+"""How long Ray Train's controller may take to end its workers and itself."""
 _STOP_S = 60.0
 """How long the workers have for a last checkpoint when the driver is told to stop."""
 
@@ -49,11 +53,11 @@ class Watch:
         self.terminal.close()
         self.ray.kill(self.board)
 
-    def callback(self) -> Any:
-        """For Ray Train's controller: it tells the board which workers failed and why."""
-        from .callback import FailureCallback
+    def callbacks(self) -> list[Any]:
+        """For Ray Train's controller: it tells the board who it is, and which workers failed and why."""
+        from .callback import ControllerNote, FailureCallback
 
-        return FailureCallback(self.board)
+        return [ControllerNote(self.board), FailureCallback(self.board)]
 
     def follow(self, trainer: Any) -> dict[str, Any]:
         """Run ``trainer`` to its end: {"best_epoch", ...}, {"error"}, {"stopped"}, {"waited"} or {"failed"} with a sentence."""
@@ -68,6 +72,8 @@ class Watch:
             return self._outcome(self._look())
         except self.ray.exceptions.RayError as error:
             return {"failed": f"The cluster does not answer any more: {' '.join(str(error).split())[:200]}"}
+        finally:
+            self._end(thread)
 
     def _look(self) -> Snapshot:
         snapshot = self.ray.get(self.board.read.remote(), timeout=_ANSWER_S)
@@ -91,6 +97,23 @@ class Watch:
             saved = "no checkpoint" if snapshot.saved_step is None else f"the checkpoint of step {snapshot.saved_step}"
             return {"stopped": f"The run was stopped without waiting for its workers; {saved} is in the storage."}
         return None
+
+    def _end(self, thread: threading.Thread) -> None:
+        """Let nobody wait in Ray when the connection is closed: Ray's client, gone under a thread that waits in it, takes the process with it.
+
+        The controller is asked first: what it has started on the cluster for itself ends with it then.
+        """
+        until, asked = time.monotonic() + _END_S, False
+        while thread.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                controller = self.ray.get(self.board.controller.remote(), timeout=_END_S)
+                if controller is not None and asked:
+                    self.ray.kill(controller)
+                elif controller is not None:
+                    controller.abort.remote()
+                    asked = True
+                    thread.join(_ABORT_S)
+            thread.join(_READ_S)
 
     def _fit(self, trainer: Any) -> None:
         try:
@@ -153,7 +176,7 @@ def start_up(marks: Mapping[str, float]) -> str:
     return f"first step after {times[-1] - times[0]:.1f} s ({parts})"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
     """The signals to stop that have come. In a thread of a larger program there are none."""
     received: list[int] = []

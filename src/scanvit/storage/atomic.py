@@ -50,7 +50,7 @@ def atomic_file(path: Path | str, *, private: bool = False) -> Iterator[BinaryIO
             if not private:
                 os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -85,7 +85,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 if file.is_file():
                     _sync(file)
             os.rename(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -113,6 +113,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     if os.name == "posix":  # Windows cannot open a folder
         _sync(path)

@@ -2,6 +2,7 @@
 
 RUN/checkpoints/last.ckpt       newest         RUN/checkpoints/best.ckpt   lowest val_loss
 RUN/checkpoints/previous.ckpt   the one before, for when the newest is damaged
+RUN/checkpoints/next.ckpt       what a kill left that came before it was called last.ckpt
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.config import Precision
 from ..core.errors import CheckpointError
-from ..storage.atomic import write_bytes
+from ..storage.atomic import storage_errors, sync_folder, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +135,15 @@ def _to_host(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def keep_previous(folder: Path) -> None:
-    """Before a new ``last.ckpt``: the one that is there becomes ``previous.ckpt`` as well."""
-    if (folder / "last.ckpt").exists():
-        replace_by_link(folder / "last.ckpt", folder / "previous.ckpt")
+def promote(folder: Path) -> None:
+    """``next.ckpt``, whole by now, becomes the newest, and the newest the one before. Until then both generations stay as they are: a write that
+    was broken off leaves two files, so that the loss of one is not that of both."""
+    newest = folder / "last.ckpt"
+    with storage_errors(newest):
+        if newest.exists():
+            replace_by_link(newest, folder / "previous.ckpt")
+        os.replace(folder / "next.ckpt", newest)
+        sync_folder(folder)
 
 
 def replace_by_link(source: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ from ..core.events import EventLog
 from ..core.loading import experiment_to_dict
 from ..model.checkpoint import save_checkpoint
 from .arrivals import Arrivals
-from .checkpoints import Writer, keep_previous, on_host, replace_by_link
+from .checkpoints import Writer, on_host, promote, replace_by_link
 from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
@@ -46,7 +46,8 @@ class RunRecorder(Checkpoint):
         self.folder = run_dir / "checkpoints"
         self.writer, self.arrivals = Writer(), Arrivals()
         self.best_val_loss, self.best_epoch = math.inf, 0
-        self.terminated = False
+        self.terminated = self.interrupted = False
+        self._is_stepping = False
         self._saved_at = self._window_at = self._epoch_at = self._steps_end_at = time.monotonic()
         self._window_images = self._epoch_images = 0
         self._train_time_s = self._checkpoint_time_s = 0.0
@@ -70,15 +71,19 @@ class RunRecorder(Checkpoint):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM as a request to write a checkpoint at the next step's end, and stop. Signals come to the main thread alone."""
+        """Take SIGTERM as a request to write a checkpoint at the next step's end, and stop; and an interrupt from the keyboard, where nobody else
+        hears it. Signals come to the main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._on_sigterm)}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_sigint)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         make_sums_repeatable(trainer.strategy.model)
@@ -88,6 +93,7 @@ class RunRecorder(Checkpoint):
         trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
         step = pl_module.schedule_step(trainer.global_step)
         self.progress.start(steps_per_epoch=pl_module.steps_per_epoch, max_epochs=int(trainer.max_epochs or 0), step=step)
+        self._is_stepping = True
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_at = self._window_at = time.monotonic()
@@ -150,10 +156,12 @@ class RunRecorder(Checkpoint):
         trainer.should_stop = trainer.should_stop or self._patience_is_over(trainer, epoch)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._is_stepping = False
         self.writer.close()
         self.progress.stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._is_stepping = False
         self._finish_writing()
         self.writer.close()
         self.progress.stop()
@@ -180,12 +188,12 @@ class RunRecorder(Checkpoint):
         """Write last.ckpt, and keep the one before. ``like``: a checkpoint of this very moment, to take over."""
         with self._counting():
             self.arrivals.collect(wait=True)
-            if trainer.is_global_zero:
-                self.writer.do(keep_previous, self.folder)
             if like is None:
-                trainer.save_checkpoint(self.folder / "last.ckpt")  # all ranks: it has a barrier inside
+                trainer.save_checkpoint(self.folder / "next.ckpt")  # all ranks: it has a barrier inside
             elif trainer.is_global_zero:
-                self.writer.do(replace_by_link, like, self.folder / "last.ckpt")
+                self.writer.do(replace_by_link, like, self.folder / "next.ckpt")
+            if trainer.is_global_zero:
+                self.writer.do(promote, self.folder)
         self._saved_at = self._window_at = time.monotonic()
         self._window_images = 0
 
@@ -223,6 +231,12 @@ class RunRecorder(Checkpoint):
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
         self.terminated = True  # acted on at the next step's end, when no rank is inside a collective
+
+    def _on_sigint(self, signum: int, frame: Any) -> None:
+        if self.interrupted or not self._is_stepping:
+            raise KeyboardInterrupt
+        self.terminated = self.interrupted = True
+        log.warning("Stopping after this step, with a checkpoint. Interrupt again not to wait.")
 
     def _is_requested(self, host: Host) -> bool:
         request = host.request()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "preempted": "KILLED"}
 FINAL_FILES = ("checkpoint.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
 """What a run leaves, however it ends."""
+_JUDGED = ("test_", "final_eval_")
+"""How the metrics begin that no training writes."""
 _BATCH, _LEAST = 1000, 50
 
 
@@ -228,11 +230,13 @@ class Shipper:
             self._batch = min(_BATCH, 2 * self._batch)
 
     def _is_new(self, metric: Metric) -> bool:
-        """Steps that were made again after a resume are left out: the server has them. Several samples of the machine may share a step."""
-        step, value = self._latest.get(metric.key, (-1, math.nan))
-        repeated = metric.step < step or (metric.step == step and repr(metric.value) == repr(value))
+        """Steps that were made again after a resume are left out, though their times differ: the server has them. An evaluation judges the same
+        step as often as it is asked to, and its newest figures hold. Several samples of the machine may share a step."""
         if metric.key.startswith("system/"):
             return True
+        step, value = self._latest.get(metric.key, (-1, math.nan))
+        is_judged = self.state.phase != "running" or metric.key.startswith(_JUDGED)
+        repeated = metric.step < step or (metric.step == step and (not is_judged or repr(metric.value) == repr(value)))
         if not repeated:
             self._latest[metric.key] = (metric.step, metric.value)
         return not repeated

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.faults.recovery import BrokenRun, Disturbance, truncate
+from tests.integration.faults.recovery import BrokenRun, Disturbance, lives, truncate
 from tests.integration.training_runs import arguments, last_step, saved_step, wait_for_step
 
 from scanvit.core.events import read_events
@@ -47,9 +47,13 @@ def broken(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert saved_step(run.run_dir) == last_step(run.run_dir)
     assert list(read_events(run.run_dir))[-1]["values"]["status"] == "preempted"
     run.take_up()
+    send("SIGINT", signal.SIGINT, at_step=last_step(run.run_dir) + 3, code=130)
+    run.take_up()
     send("truncated", signal.SIGKILL, at_step=(last_step(run.run_dir) // STEPS_AN_EPOCH + 2) * STEPS_AN_EPOCH + 1, code=-signal.SIGKILL)
     truncate(run.run_dir / "checkpoints" / "last.ckpt")
+    made, before = last_step(run.run_dir), saved_step(run.run_dir, name="previous.ckpt")
     run.take_up().went_on()
+    assert lives(run.run_dir)[-1].lost_steps == made - before
     yield run
     scanvit.close()
 
@@ -82,10 +86,16 @@ def test_sigterm_writes_a_checkpoint_and_has_its_own_exit_code(broken: BrokenRun
     assert "finished already" in broken.scanvit("train", "--resume", broken.run_dir)
 
 
+@pytest.mark.fault("one process", "SIGINT (Ctrl-C)", "inside an epoch")
+def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(broken: BrokenRun, undisturbed: Path, fault: Fault) -> None:
+    assert f"Go on with: scanvit train --resume {broken.run_dir}" in broken.said("SIGINT")
+    assert broken.record("SIGINT", fault, undisturbed) == 0
+
+
 @pytest.mark.fault("one process", "newest checkpoint truncated", "after SIGKILL")
 def test_a_damaged_newest_checkpoint_is_passed_over(broken: BrokenRun, undisturbed: Path, fault: Fault) -> None:
     assert "last.ckpt is damaged" in broken.said_after("truncated")
-    assert broken.record("truncated", fault, undisturbed) <= 2 * STEPS_AN_EPOCH + 1
+    assert broken.record("truncated", fault, undisturbed) > 0
 
 
 @pytest.mark.fault("one process", "disk full", "while a checkpoint is written")

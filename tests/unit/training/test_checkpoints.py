@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from scanvit.core.config import Experiment
 from scanvit.core.errors import CheckpointError, NoSpaceError
 from scanvit.training import fit
-from scanvit.training.checkpoints import AtomicCheckpointIO, Writer, check_intact, keep_previous, newest_intact, on_host, saved_precision, write_checkpoint
+from scanvit.training.checkpoints import AtomicCheckpointIO, Writer, check_intact, newest_intact, on_host, promote, saved_precision, write_checkpoint
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     writer = AtomicCheckpointIO()
     for step in (1, 2):
-        keep_previous(tmp_path)
-        writer.save_checkpoint({"step": step, "weights": torch.full((64,), float(step))}, tmp_path / "last.ckpt")
+        writer.save_checkpoint({"step": step, "weights": torch.full((64,), float(step))}, tmp_path / "next.ckpt")
+        promote(tmp_path)
     return tmp_path
 
 
