@@ -258,7 +258,8 @@ def test_the_pack_is_the_data_set_of_the_run(run: Run, mlflow_server: MlflowServ
     profile = json.loads(given.dataset.profile)
     assert profile["fingerprint"] == DATASET["fingerprint"]
     assert profile["num_rows"] == 9
-    assert profile["audit_gates"] == DATASET["audit"]
+    assert profile["audit_gates"] == "pass: G1; acknowledged: G6"
+    assert (profile["classes"], profile["train"], profile["val"]) == (2, "7 images of 7 patients", "2 images of 2 patients")
 
 
 def test_a_run_deleted_there_is_left_alone_and_said(run: Run, mlflow_server: MlflowServer) -> None:

@@ -126,7 +126,7 @@ def show(result: FitResult) -> None:
     table.add_row("best epoch", f"{result.best_epoch}, val_loss {result.best_val_loss:.4f}")
     table.add_row("weights", str(result.run_dir / "checkpoint.pth"))
     if result.tracking_uri:
-        place = describe_place(result.tracking_uri, TrackingState.load(result.run_dir).run_id)
+        place = describe_place(result.tracking_uri, TrackingState.load(result.run_dir).run)
         table.add_row("tracked", place + ("" if result.tracked else f"; send the rest: scanvit track sync {result.run_dir}"))
     table.add_row("next", f"scanvit evaluate {result.run_dir}")
     Console().print(table, soft_wrap=True, highlight=False)
