@@ -55,7 +55,8 @@ def deploy_folder() -> Path:
 def command(engine: str, settings: Settings, profiles: Sequence[str], *arguments: str) -> list[str]:
     folder, accelerator = deploy_folder(), settings["SCANVIT_ACCELERATOR"]
     assert accelerator in ACCELERATORS
-    files = [folder / "compose.yaml", *([folder / f"compose.{accelerator}.yaml"] if accelerator != "cpu" else [])]
+    overlays = [accelerator] * (accelerator != "cpu") + [engine] * (engine == "podman")
+    files = [folder / "compose.yaml", *(folder / f"compose.{overlay}.yaml" for overlay in overlays)]
     words = [engine, "compose", "--project-name", settings["COMPOSE_PROJECT_NAME"], "--env-file", str(settings.folder / FILE_NAME)]
     words += [word for file in files for word in ("--file", str(file))]
     return [*words, *(word for profile in profiles for word in ("--profile", profile)), *arguments]
@@ -64,7 +65,8 @@ def command(engine: str, settings: Settings, profiles: Sequence[str], *arguments
 def environment(settings: Settings) -> dict[str, str]:
     """Without the variables of ``.env`` and ``client.env``: compose would take the shell's before the file's, and 127.0.0.1 is another place inside."""
     ours = VARIABLES.keys() | settings.client_environment().keys()
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    # Podman would say before each answer that another program gives it.
+    return {name: value for name, value in os.environ.items() if name not in ours} | {"PODMAN_COMPOSE_WARNING_LOGS": "false"}
 
 
 class Compose:
