@@ -287,7 +287,11 @@ def test_prometheus_scrapes_every_node_of_ray_and_the_runs(stack: Stack) -> None
 def test_what_was_stored_outlives_the_containers_and_a_new_password_holds(stack: Stack) -> None:
     before = stack.python("ray-client", LIST_RUNS)
     assert before
-    stack("rm", "-f", "-s", "mlflow", "postgres", "store")
+    stack("stop", "mlflow", "postgres", "store")
+    ended = {line["Service"]: line["ExitCode"] for line in map(json.loads, stack("ps", "-a", "--format", "json").splitlines())}
+    assert ended["postgres"] == 0, "shut down, not killed"
+    assert "not permitted" not in stack("logs", "postgres", "store")
+    stack("rm", "-f", "mlflow", "postgres", "store")
     text = stack.environment.read_text(encoding="utf-8")
     stack.environment.write_text(re.sub(r"(?m)^(MLFLOW_TRACKING_PASSWORD=).*$", rf"\g<1>{secrets.token_urlsafe(24)}", text), encoding="utf-8")
     stack("up", "-d", "--wait", "--wait-timeout", "900", *SERVICES)

@@ -137,7 +137,7 @@ def test_every_service_is_checked_limited_restarted_and_confined(services: dict[
         assert service["init"], name
         assert service["logging"]["options"]["max-size"], name
         assert "privileged" not in service
-        assert set(service.get("cap_add", [])) <= {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+        assert set(service.get("cap_add", [])) <= {"CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"}
         if name in RUN_ONCE:
             assert service["restart"] == "no"
             continue
