@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,14 @@ def row(name: str, pack: Path, args: argparse.Namespace) -> dict[str, Any]:
     trainer = replace(experiment.trainer, max_epochs=epochs, early_stopping_patience=0)
     schedule = replace(experiment.schedule, warmup_epochs=min(experiment.schedule.warmup_epochs, epochs / 10))
     tracking = replace(experiment.tracking, mlflow=False)
-    runs = []
-    for seed in args.seeds:
+
+    def run(seed: int) -> dict[str, Any]:
         prepared = replace(experiment, seed=seed, trainer=trainer, schedule=schedule, tracking=tracking)
-        runs.append(train_and_score(prepared, pack, args.runs / f"{experiment.name}-{args.minutes:g}min-{seed}"))
-        print(f"{experiment.name}, seed {seed}: {100 * runs[-1]['val']['accuracy']['value']:.1f} % on val", flush=True)
+        scored = train_and_score(prepared, pack, args.runs / f"{experiment.name}-{args.minutes:g}min-{seed}")
+        print(f"{experiment.name}, seed {seed}: {100 * scored['val']['accuracy']['value']:.1f} % on val", flush=True)
+        return scored
+
+    runs = list(args.pool.map(run, args.seeds))
     mean = {split: statistics.mean(run[split]["accuracy"]["value"] for run in runs) for split in SPLITS}
     return {"experiment": experiment.name, "settings": args.set, "epochs": epochs, "accuracy": mean, **known, "runs": runs}
 
@@ -131,6 +135,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--measure", action="store_true", help="only measure the speeds")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, for a GPU")
     parser.add_argument("--set", action="append", default=[], help="a setting of all of them")
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -141,13 +146,20 @@ def main() -> None:
         experiment = load_experiment(name, args.set)
         if experiment.name not in args.speeds:
             args.speeds[experiment.name] = measure(experiment, Pack.open(args.pack))
-        if not args.measure:
-            rows[experiment.name] = row(name, args.pack, args)
-        write(args, list(rows.values()))
+            write(args, list(rows.values()))
+    if args.measure:
+        return
+    args.pool = ThreadPoolExecutor(max_workers=args.jobs)
+    with ThreadPoolExecutor(max_workers=args.jobs) as tables:
+        for made in tables.map(lambda name: row(name, args.pack, args), args.experiment):
+            rows[made["experiment"]] = made
+            write(args, list(rows.values()))
 
 
 def write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__, "bf16": has_bf16()}
+    if torch.cuda.is_available():
+        machine["trained on"] = torch.cuda.get_device_name(0)
     about = {"minutes": args.minutes, "pack": args.pack.name, "fingerprint": Pack.open(args.pack).fingerprint, "machine": machine}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(about | {"speeds": args.speeds, "rows": rows}, indent=2) + "\n", encoding="utf-8")

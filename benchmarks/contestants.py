@@ -77,14 +77,14 @@ def baseline_network(kind: str, setup: Setup) -> nn.Module:
     return theirs
 
 
-def train_baseline(report: Report, kind: str, setup: Setup, bf16: bool) -> None:
+def train_baseline(report: Report, kind: str, setup: Setup, bf16: bool, device: str = "cpu") -> None:
     torch.set_num_threads(usable_cores())
     experiment, pack = setup.settings(), setup.pack
     rows = pack.rows("train", "path")["path"].to_pylist()
     dataset = original.FolderDataset([setup.folder / "images" / path for path in rows], pack.targets("train").tolist(), size_px=pack.contract.image_size_px)
     order = epoch_order(len(rows), seed=experiment.seed, epoch=0).tolist()
-    network = baseline_network(kind, setup).train()
-    settings = {"batch_size": experiment.trainer.per_device_batch_size, "lr": experiment.optimizer.lr, "bf16": bf16}
+    network = baseline_network(kind, setup).train().to(device)
+    settings = {"batch_size": experiment.trainer.per_device_batch_size, "lr": experiment.optimizer.lr, "bf16": bf16, "device": device}
     BASELINES[kind][1](network, dataset, order, report=report, **settings)
 
 

@@ -79,14 +79,17 @@ class OriginalNetwork(nn.Module):
         return self.mlp_head(x[:, 0])
 
 
-def train(network: nn.Module, dataset: FolderDataset, order: Sequence[int], *, batch_size: int, lr: float, bf16: bool, report: Callable[[float], None]) -> None:
+def train(
+    network: nn.Module, dataset: FolderDataset, order: Sequence[int], *, batch_size: int, lr: float, bf16: bool, report: Callable[[float], None], device: str
+) -> None:
     """Once through ``order``, with a report of the loss after each step."""
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, sampler=order)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     right = seen = 0
-    for images, targets in loader:
+    for batch in loader:
+        images, targets = (part.to(device) for part in batch)
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = network(images)
             loss = F.nll_loss(F.log_softmax(logits, dim=1), targets)
         loss.backward()

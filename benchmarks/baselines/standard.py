@@ -65,12 +65,15 @@ class StandardNetwork(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
-def train(network: nn.Module, dataset: FolderDataset, order: Sequence[int], *, batch_size: int, lr: float, bf16: bool, report: Callable[[float], None]) -> None:
+def train(
+    network: nn.Module, dataset: FolderDataset, order: Sequence[int], *, batch_size: int, lr: float, bf16: bool, report: Callable[[float], None], device: str
+) -> None:
     """Once through ``order``, with a report of the loss after each step."""
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, sampler=order, num_workers=2)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, sampler=order, num_workers=2 if device == "cpu" else 8, pin_memory=device != "cpu")
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
-    for images, targets in loader:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    for batch in loader:
+        images, targets = (part.to(device, non_blocking=True) for part in batch)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(network(images), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from scanvit.core.loading import load_experiment
 from scanvit.data.loader import Position, TrainLoader, as_tensor
 from scanvit.data.pack import Pack
+from scanvit.evaluation.predictions import predict_split
+from scanvit.model.checkpoint import load_model
 from scanvit.model.vit import VisionTransformer
 from scanvit.training.checkpoints import Writer, on_host, write_checkpoint
 from scanvit.training.fit import fit
 from scanvit.training.module import ClassificationModule
 from scanvit.training.recorder import RunRecorder
-from scanvit.training.run_folder import bind
+from scanvit.training.run_folder import bind, open_run
 from scanvit.training.step import compiled, training_losses
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
@@ -118,3 +121,15 @@ def test_a_checkpoint_holds_the_weights_of_its_moment(tmp_path: Path) -> None:
     writer.do(write_checkpoint, values, tmp_path / "last.ckpt", arrived=arrived)
     writer.wait()
     assert torch.equal(torch.load(tmp_path / "last.ckpt", weights_only=True)["weights"], expected)
+
+
+def test_probabilities_are_those_of_the_cpu(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = bind(load_experiment("reference", [*SMALL]), pack)
+    open_run(tmp_path / "run", experiment)
+    fit(experiment, pack, tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    there = predict_split(model, pack, "val")
+    assert model.network.head.weight.is_cuda
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = predict_split(model.cpu(), pack, "val")
+    np.testing.assert_allclose(there.probs, here.probs, atol=1e-5)

@@ -77,7 +77,8 @@ def _infer_batch(model: Classifier, pixels: npt.NDArray[np.uint8]) -> Inference:
     import torch
 
     head = model.network.head
-    with torch.inference_mode():
+    # A GPU's convolutions would round float32 to ten bits (TF32), and the same image would get another probability than on a CPU.
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         read = model.features(torch.from_numpy(np.array(pixels)).to(head.weight.device))
         return Inference(head(read).float().cpu().numpy(), read.float().cpu().numpy())
 

@@ -1,6 +1,6 @@
 """Softmax attention, computed the way that the device and the sizes make fastest. ``attend`` is the one place that chooses.
 
-Two choices, each of them exact algebra and held to the written-out formula by tests, forwards and backwards:
+Three choices, each of them exact algebra and held to the written-out formula by tests, forwards and backwards:
 
     folded  Where a token is no wider than a head, keys and values need not be made at all. With the weights of one head written W,
             q k^T = x (Wq^T Wk) x^T and (p v) Wo^T = (p x) (Wo Wv)^T: the products of the weights are small, and all heads share the tokens as
@@ -9,6 +9,8 @@ Two choices, each of them exact algebra and held to the written-out formula by t
     tiled   On a CPU in bf16, whole rows of scores for a few images at a time, so that they never leave the cache; they are made again for the
             gradient. PyTorch's fused kernel takes two to three times as long there; in float32, where it is the faster one, elsewhere, and
             in exported graphs it is used (docs/performance.md).
+    fused   On a Hopper GPU in bf16, the folded attention and its gradient as two kernels that keep all scores in fast memory
+            (``fused_attention``).
 
 Shapes: B batch, N tokens, D dim, h heads, d dim_head; G independent attentions, R rows of queries in each.
 """
@@ -18,6 +20,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import fused_attention
 
 _TILE_BYTES = 2**22
 """Scores held at a time, of the order of the caches that a core has to itself. An attention that is larger is a tile of its own."""
@@ -34,11 +38,14 @@ def attend(tokens: Tensor, *, qkv: nn.Linear, proj: nn.Linear, heads: int) -> Te
         mixed = attention(*split_heads(qkv(tokens), heads=heads)).transpose(1, 2).flatten(2)
         return proj(mixed)
     to_scores, to_output = _fold(qkv.weight, proj.weight, heads=heads)
-    queries = F.linear(tokens, to_scores)
+    if fused_attention.is_chosen(tokens):
+        out = fused_attention.fused(tokens, dim_head**-0.5 * to_scores, to_output)
+        return out + proj.bias.to(out.dtype)
+    queries = F.linear(tokens, to_scores.flatten(0, 1))
     shared = tokens.to(queries.dtype)[:, None]
     # A row for each token and head: the same memory, whichever way it is looked at.
     mixed = attention(queries.view(batch, 1, n_tokens * heads, dim), shared, shared, scale=dim_head**-0.5)
-    return F.linear(mixed.reshape(batch, n_tokens, heads * dim), to_output, proj.bias)
+    return F.linear(mixed.reshape(batch, n_tokens, heads * dim), to_output.transpose(0, 1).flatten(1), proj.bias)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
@@ -54,7 +61,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
 
 
 def _is_tiled(q: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_exporting() and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and not fused_attention.is_exported()
 
 
 def split_heads(qkv: Tensor, *, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +71,7 @@ def split_heads(qkv: Tensor, *, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fold(qkv: Tensor, proj: Tensor, *, heads: int) -> tuple[Tensor, Tensor]:
-    """The products of each head's weights: Wk^T Wq one below the other, (h D, D), and Wo Wv side by side, (D, h D).
+    """The products of each head's weights: Wk^T Wq and Wo Wv, each (h, D, D).
 
     They are made in the precision of the weights, whatever the network runs in: a rounded product is as exact as its rounded factors.
     """
@@ -73,7 +80,7 @@ def _fold(qkv: Tensor, proj: Tensor, *, heads: int) -> tuple[Tensor, Tensor]:
     with torch.autocast(qkv.device.type, enabled=False):
         to_scores = torch.bmm(key.transpose(1, 2), query)
         to_output = torch.bmm(proj.view(dim, heads, -1).transpose(0, 1), value)
-    return to_scores.reshape(heads * dim, dim), to_output.transpose(0, 1).reshape(dim, heads * dim)
+    return to_scores, to_output
 
 
 # An operator of its own, so that torch.compile takes it as it is. (G, R, d), (G, N, d), (G, N, d) -> (G, R, d).

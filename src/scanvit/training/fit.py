@@ -63,6 +63,7 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     device = trainer.strategy.root_device
     data = _PackData(experiment, pack, module, device)
     if experiment.trainer.compile:
+        progress.compiling()
         module.compile_steps(eval_batch_size=data.eval_batch_size, cuda_graphs=experiment.trainer.cuda_graphs and device.type == "cuda")
     ships = experiment.tracking.mlflow and (host is None or host.ships)
     with recorder.listening(), _shipped(experiment, run_dir, ships=ships and events is not None) as shipping, _quiet_lightning():
@@ -238,6 +239,7 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # torch 2.13 under Lightning 2.6
         warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", module=r"torch\._inductor\..*")  # hints to its own makers
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from ..core.contract import PixelContract
 from ..core.runtime import derive_seed
 from ..data.loader import Batch, Position, steps_per_epoch
 from ..model.vit import VisionTransformer
-from .recipe import build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
+from .recipe import Pairs, averaged_pairs, build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
 from .step import Confusion, Step, compiled, evaluation_losses, training_losses
 from .world import broadcast_buffers
 
@@ -33,6 +33,7 @@ class ClassificationModule(L.LightningModule):
         network = VisionTransformer(experiment.model, num_classes=len(class_names), image_size_px=contract.image_size_px, channels=contract.channels)
         self.network: VisionTransformer = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False) if experiment.ema.decay else None
+        self._pairs: tuple[Pairs, Pairs] | None = None
         self.train_images = int(train_counts.sum())
         weights = class_weights(train_counts.numpy(), experiment.loss)
         self.register_buffer("class_weights", torch.from_numpy(weights), persistent=False)
@@ -83,6 +84,7 @@ class ClassificationModule(L.LightningModule):
     # Training
 
     def on_fit_start(self) -> None:
+        self._pairs = None
         self.train_sums = self.train_sums.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -103,7 +105,8 @@ class ClassificationModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             # global_step already counts the step just made
-            update_average(self.average, self.network, ema_decay(self.global_step - 1, self.experiment.ema.decay))
+            self._pairs = self._pairs or averaged_pairs(self.average, self.network)
+            update_average(self._pairs, ema_decay(self.global_step - 1, self.experiment.ema.decay))
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -16,6 +17,7 @@ class Progress:
         self.show = show
         self.console = console or Console()
         self.bar: Bar | None = None
+        self._compiling_since: float | None = None
 
     def start(self, *, steps_per_epoch: int, max_epochs: int, step: int) -> None:
         self.max_epochs = max_epochs
@@ -25,7 +27,17 @@ class Progress:
             self.task = self.bar.add_task("training", total=steps_per_epoch * max_epochs, completed=step, note="")
             self.bar.start()
 
+    def compiling(self) -> None:
+        """The first step is going to take long."""
+        self._compiling_since = time.monotonic()
+        if self.show:
+            self._print("compiling the step: up to a minute the first time; PyTorch keeps what it made for the next run")
+
     def advance(self, step: int) -> None:
+        if self._compiling_since is not None:
+            if self.show:
+                self._print(f"compiled, first step after {time.monotonic() - self._compiling_since:.1f} s")
+            self._compiling_since = None
         if self.bar:
             self.bar.update(self.task, completed=step)
 
@@ -37,9 +49,12 @@ class Progress:
         if self.show:
             figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in ("train_loss", "val_loss", "val_accuracy"))
             line = f"epoch {epoch:>3}/{self.max_epochs}  {figures}  {metrics['images_per_s']:,.0f} images/s{'  best so far' if best else ''}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self._print(line)
 
     def stop(self) -> None:
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)

@@ -59,14 +59,20 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
     return kind(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """One step of the exponential moving average, over weights and buffers; counters are copied."""
-    mine = [*average.parameters(), *average.buffers()]
-    theirs = [*network.parameters(), *network.buffers()]
+Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]
+
+
+def averaged_pairs(average: nn.Module, network: nn.Module) -> tuple[Pairs, Pairs]:
+    """The weights and buffers of both, in pairs: those that are averaged, and the counters. They hold until a module moves to another device."""
+    mine, theirs = ([*module.parameters(), *module.buffers()] for module in (average, network))
     pairs = list(zip(mine, theirs, strict=True))
-    floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
-    for a, b in pairs:
-        if not a.is_floating_point():
-            a.copy_(b)
+    floating, counters = ([pair for pair in pairs if pair[0].is_floating_point() is wanted] for wanted in (True, False))
+    return ([a for a, _ in floating], [b for _, b in floating]), ([a for a, _ in counters], [b for _, b in counters])
+
+
+@torch.no_grad()
+def update_average(pairs: tuple[Pairs, Pairs], decay: float) -> None:
+    """One step of the exponential moving average, over weights and buffers; counters are copied."""
+    (averages, values), (counters, counts) = pairs
+    torch._foreach_lerp_(averages, values, 1 - decay)
+    torch._foreach_copy_(counters, counts)

@@ -28,7 +28,7 @@ def training_losses(
 
     With mixup the losses are those of the mixed images; the logits as well.
     """
-    images = augment(contract.normalize(pixels), experiment.augment)
+    images = _channels_last(augment(contract.normalize(pixels), experiment.augment))
     smoothing, mixup = experiment.loss.label_smoothing, experiment.augment.mixup
 
     def losses(logits: Tensor, truth: Tensor) -> Tensor:
@@ -40,6 +40,14 @@ def training_losses(
         return share * losses(logits, targets) + (1 - share) * losses(logits, targets[partner]), logits
     logits = network(images).float()
     return losses(logits, targets), logits
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """(B, C, H, W), the same values. A single channel lies in memory as both formats would have it; PyTorch takes that for the other one, and turns
+    the slopes of the first convolution round: 2 % of a step on a GPU. The strides alone tell them apart."""
+    if images.shape[1] == 1:
+        return images.squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def evaluation_losses(network: nn.Module, pixels: Tensor, targets: Tensor, *, contract: PixelContract) -> tuple[Tensor, Tensor]:

@@ -92,3 +92,15 @@ def test_exported_graphs_hold_no_operator_of_ours() -> None:
     graph = torch.export.export(network, (images,)).graph
     assert not [node for node in graph.nodes if "scanvit" in str(node.target)]
     assert [node for node in graph.nodes if "scaled_dot_product" in str(node.target)]
+
+
+def test_compiled_graphs_hold_the_operators_that_exported_ones_do_not() -> None:
+    taken: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        taken.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    q = torch.randn(1, 2, 5, 8, dtype=torch.bfloat16)
+    torch.compile(attention, backend=backend, fullgraph=True)(q, q, q)
+    assert [target for target in taken if "tiled_attention" in target]

@@ -12,7 +12,7 @@ from torch import nn
 
 from scanvit.core.config import LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from scanvit.model.vit import VisionTransformer
-from scanvit.training.recipe import build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
+from scanvit.training.recipe import averaged_pairs, build_optimizer, class_weights, ema_decay, lr_factor, lr_scale, update_average
 
 
 def factors(schedule: ScheduleConfig, steps: int = 100) -> list[float]:
@@ -72,7 +72,7 @@ def test_the_average_follows_its_recursion_and_copies_counters() -> None:
         network[0].weight.add_(1.0)
         network[1].num_batches_tracked.add_(5)
     before = average[0].weight.clone()
-    update_average(average, network, 0.9)
+    update_average(averaged_pairs(average, network), 0.9)
     torch.testing.assert_close(average[0].weight, 0.9 * before + 0.1 * network[0].weight)
     assert average[1].num_batches_tracked == 5
 

@@ -18,7 +18,7 @@ from scanvit.training.fit import fit
 from scanvit.training.module import ClassificationModule
 from scanvit.training.recorder import RunRecorder
 from scanvit.training.run_folder import bind
-from scanvit.training.step import Confusion
+from scanvit.training.step import Confusion, _channels_last
 
 # Everything that draws random numbers or touches a loss is on.
 SETTINGS = (
@@ -78,3 +78,11 @@ def test_the_confusion_matrix_is_scikit_learns() -> None:
     loss, counts = confusion.over_ranks(lambda values: values * 2)  # two ranks with the same images
     assert counts.tolist() == (2 * confusion_matrix(targets, logits.argmax(1), labels=range(4))).tolist()
     assert loss == pytest.approx(losses.mean())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_lie_channels_last_and_stay_what_they_are(channels: int) -> None:
+    images = torch.randn(2, channels, 6, 4)
+    turned = _channels_last(images)
+    assert torch.equal(turned, images)
+    assert turned.stride() == (24 * channels, 1, 4 * channels, channels), "of a single channel too, where both formats are the same memory"
