@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
 from .processes import run_checked
@@ -135,7 +136,7 @@ class Compose:
     def _run(self, settings: Settings, profiles: Sequence[str], *arguments: str, what: str) -> str:
         return run_checked(command(self.name, settings, profiles, *arguments), what=what, environment=environment(settings))
 
-    def _containers(self, settings: Settings) -> dict[str, dict[str, object]]:
+    def _containers(self, settings: Settings) -> dict[str, dict[str, Any]]:
         """By service; docker writes one JSON object a line, podman one list."""
         said = run_checked(self._all(settings, "ps", "--all", "--format", "json"), what="the list of containers", environment=environment(settings)).strip()
         rows = json.loads(said) if said.startswith("[") else [json.loads(line) for line in said.splitlines() if line.startswith("{")]
