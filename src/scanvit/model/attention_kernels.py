@@ -17,13 +17,14 @@ The backward kernel makes s and p again from the logarithm of the sum of exponen
 all tokens of a batch: dA, dO. So do the two columns of p and ds that belong to the [CLS] token as a key: its slope is a sum over all queries.
 Both kernels hold scores in float32 and multiply in the type of x.
 
-Shapes: B images, N = 1 + P tokens, D dim, h heads; R rows of a tile of queries, K keys of a program.
+How they are cut was measured, against other ways, on an H200 at 256 patches (docs/performance.md); fewer patches take smaller tiles.
+
+Shapes: B images, N = 1 + P tokens, D dim, h heads; R rows of a tile of queries, K keys of a piece.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -37,6 +38,15 @@ if found := assembler():
     os.environ["TRITON_PTXAS_PATH"] = found
 
 _LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+# Loads in a loop over heads run one head ahead.
+_STAGES: tl.constexpr = tl.constexpr(2)
+
+_FORWARD_ROWS = 64
+_FORWARD_WARPS = 4
+_BACKWARD_ROWS = 128
+_BACKWARD_WARPS = 8
+# An image's patches are one or two pieces of keys, and a program holds the slopes of both.
+_KEYS = 128
 
 
 @triton.jit
@@ -51,8 +61,8 @@ def _tile(start, rows: tl.constexpr, width: tl.constexpr, stride):
 
 
 @triton.jit
-def _attend_piece(q, patches, top, total, mixed):
-    """One more piece of the patches, for queries (R, D): the running maximum and sum (R,), and what is mixed so far, (R, D)."""
+def _attend(q, patches, top, total, mixed):
+    """The patches as keys, for queries (R, D): the running maximum and sum (R,), and what is mixed so far, (R, D)."""
     scores = tl.dot(q, tl.trans(patches))
     new_top = tl.maximum(tl.max(scores, 1) * _LOG2_E, top)
     probs = tl.exp2(scores * _LOG2_E - new_top[:, None])
@@ -64,24 +74,21 @@ def _attend_piece(q, patches, top, total, mixed):
 @triton.jit
 def _forward(
     x, to_scores, to_output, y, mixed, lse,
-    HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, STAGES: tl.constexpr,
+    HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """A program: one tile of an image's patches as queries, all heads. What is the [CLS] token's in ``y`` and ``mixed`` is left to the caller."""
     TILES: tl.constexpr = PATCHES // ROWS
     TOKENS: tl.constexpr = PATCHES + 1
-    PIECE: tl.constexpr = PATCHES // PIECES
     image = (tl.program_id(0) // TILES).to(tl.int64)
     first = tl.program_id(0) % TILES * ROWS
     tokens = x + image * TOKENS * DIM
     means = mixed + (image * TOKENS + 1 + first) * HEADS * DIM
     totals = lse + image * HEADS * PATCHES + first + tl.arange(0, ROWS)
     cls = _load_row(tokens, DIM)
-    patches = tl.load(_tile(tokens + DIM, PIECE, DIM, DIM))
-    if PIECES == 2:
-        more_patches = tl.load(_tile(tokens + (1 + PIECE) * DIM, PIECE, DIM, DIM))
+    patches = tl.load(_tile(tokens + DIM, PATCHES, DIM, DIM))
     rows = tl.load(_tile(tokens + (1 + first) * DIM, ROWS, DIM, DIM))
     out = tl.zeros((ROWS, DIM), tl.float32)
-    for head in tl.range(HEADS, num_stages=STAGES):
+    for head in tl.range(HEADS, num_stages=_STAGES):
         scores_weight = tl.load(_tile(to_scores + head * DIM * DIM, DIM, DIM, DIM))
         output_weight = tl.load(_tile(to_output + head * DIM * DIM, DIM, DIM, DIM))
         q = tl.dot(rows, tl.trans(scores_weight))
@@ -89,10 +96,7 @@ def _forward(
         top = tl.sum(q * cls[None, :], 1) * _LOG2_E
         total = tl.full((ROWS,), 1.0, tl.float32)
         mean = tl.zeros((ROWS, DIM), tl.float32) + cls[None, :]
-        q = q.to(rows.dtype)
-        top, total, mean = _attend_piece(q, patches, top, total, mean)
-        if PIECES == 2:
-            top, total, mean = _attend_piece(q, more_patches, top, total, mean)
+        top, total, mean = _attend(q.to(rows.dtype), patches, top, total, mean)
         mean = (mean / total[:, None]).to(rows.dtype)
         out = tl.dot(mean, tl.trans(output_weight), out)
         tl.store(_tile(means + head * DIM, ROWS, DIM, HEADS * DIM), mean)
@@ -101,70 +105,46 @@ def _forward(
 
 
 @triton.jit
-def _slopes(q, g, delta, lse, keys, d_keys, KEYS_FIRST: tl.constexpr, KEY_SIDE: tl.constexpr):
-    """What queries (R, D) add to the slopes of a piece of the keys (K, D), and the slopes of their scores (R, K).
-
-    ``KEYS_FIRST``: scores stand as (K, R), and the products with q and g take them from the registers; otherwise the product with the keys does.
-    """
-    if KEYS_FIRST:
-        probs = tl.exp2(tl.dot(keys, tl.trans(q)) * _LOG2_E - lse[None, :])
-        if KEY_SIDE:
-            d_keys = tl.dot(probs.to(keys.dtype), g, d_keys)
-        d_scores = (probs * (tl.dot(keys, tl.trans(g)) - delta[None, :])).to(keys.dtype)
-        if KEY_SIDE:
-            d_keys = tl.dot(d_scores, q, d_keys)
-        d_scores = tl.trans(d_scores)
-    else:
-        probs = tl.exp2(tl.dot(q, tl.trans(keys)) * _LOG2_E - lse[:, None])
-        if KEY_SIDE:
-            d_keys = tl.dot(tl.trans(probs.to(keys.dtype)), g, d_keys)
-        d_scores = (probs * (tl.dot(g, tl.trans(keys)) - delta[:, None])).to(keys.dtype)
-        if KEY_SIDE:
-            d_keys = tl.dot(tl.trans(d_scores), q, d_keys)
+def _slopes(q, g, delta, lse, keys, d_keys):
+    """What queries (R, D) add to the slopes of a piece of the keys (K, D), and the slopes of their scores (R, K)."""
+    probs = tl.exp2(tl.dot(q, tl.trans(keys)) * _LOG2_E - lse[:, None])
+    d_keys = tl.dot(tl.trans(probs.to(keys.dtype)), g, d_keys)
+    d_scores = (probs * (tl.dot(g, tl.trans(keys)) - delta[:, None])).to(keys.dtype)
+    d_keys = tl.dot(tl.trans(d_scores), q, d_keys)
     return d_keys, d_scores
 
 
 @triton.jit(do_not_specialize=["images"])
 def _backward(
-    x, to_scores, to_output, mixed, lse, dy, d_queries, d_keys, t, cls_columns,
-    images, HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PIECES: tl.constexpr,
-    SPLITS: tl.constexpr, STAGES: tl.constexpr, KEYS_FIRST: tl.constexpr, KEY_SIDE: tl.constexpr, QUERY_SIDE: tl.constexpr, QUERY_SUM: tl.constexpr,
+    x, to_scores, to_output, mixed, lse, dy, d_keys, t, cls_columns,
+    images, HEADS: tl.constexpr, PATCHES: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """A program: one or two ``PIECES`` of ``KEYS`` patches of an image as keys, all heads, a share of its patches as queries (one in ``SPLITS``).
+    """A program: an image, all heads; its patches as keys are one or two pieces of ``KEYS``.
 
-    Partial sums, for the caller to add up, all of them but for the [CLS] token: ``d_keys`` (SPLITS, B, N, D) with ``KEY_SIDE``;
-    ``t`` (parts, B, N, h, D), where a part is the keys of a program, with ``QUERY_SIDE``; ``d_queries`` (parts, B, N, D) with ``QUERY_SUM``.
-    With ``QUERY_SIDE``, ``cls_columns`` (2, B, h, N) too: p and ds of the [CLS] token as a key.
+    Written: the slopes of the patches as keys, of the patches as queries, ``d_keys`` (B, N, D); ``t`` (B, N, h, D); p and ds of the [CLS] token as
+    a key, ``cls_columns`` (2, B, h, N). What is the [CLS] token's own in them is left to the caller.
     """
     TOKENS: tl.constexpr = PATCHES + 1
-    PARTS: tl.constexpr = PATCHES // KEYS // PIECES
-    TILES: tl.constexpr = PATCHES // ROWS // SPLITS
-    image = (tl.program_id(0) // (PARTS * SPLITS)).to(tl.int64)
-    part = tl.program_id(0) // SPLITS % PARTS
-    split = tl.program_id(0) % SPLITS
-    # The [CLS] token as a key belongs to the first part.
-    own = tl.where(part == 0, 1.0, 0.0)
+    PIECES: tl.constexpr = PATCHES // KEYS
+    image = tl.program_id(0).to(tl.int64)
     tokens = x + image * TOKENS * DIM
     slopes = dy + image * TOKENS * DIM
     columns = cls_columns + image * HEADS * TOKENS + 1 + tl.arange(0, ROWS)
     more_columns = columns + images.to(tl.int64) * HEADS * TOKENS
-    is_own = (part + tl.zeros((ROWS,), tl.int32)) == 0
-    first_key = 1 + part * PIECES * KEYS
     cls = _load_row(tokens, DIM)
-    keys = tl.load(_tile(tokens + first_key * DIM, KEYS, DIM, DIM))
+    keys = tl.load(_tile(tokens + DIM, KEYS, DIM, DIM))
     d_key = tl.zeros((KEYS, DIM), tl.float32)
     if PIECES == 2:
-        more_keys = tl.load(_tile(tokens + (first_key + KEYS) * DIM, KEYS, DIM, DIM))
+        more_keys = tl.load(_tile(tokens + (1 + KEYS) * DIM, KEYS, DIM, DIM))
         more_d_key = tl.zeros((KEYS, DIM), tl.float32)
-    for tile in range(TILES):
-        first = (split * TILES + tile) * ROWS
+    for tile in range(PATCHES // ROWS):
+        first = tile * ROWS
         rows = tl.load(_tile(tokens + (1 + first) * DIM, ROWS, DIM, DIM))
         slope = tl.load(_tile(slopes + (1 + first) * DIM, ROWS, DIM, DIM))
         means = mixed + (image * TOKENS + 1 + first) * HEADS * DIM
         totals = lse + image * HEADS * PATCHES + first + tl.arange(0, ROWS)
-        ts = t + ((part * images + image) * TOKENS + 1 + first) * HEADS * DIM
-        d_query = tl.zeros((ROWS, DIM), tl.float32)
-        for head in tl.range(HEADS, num_stages=STAGES):
+        ts = t + (image * TOKENS + 1 + first) * HEADS * DIM
+        for head in tl.range(HEADS, num_stages=_STAGES):
             mean = tl.load(_tile(means + head * DIM, ROWS, DIM, HEADS * DIM))
             log_total = tl.load(totals + head * PATCHES)
             scores_weight = tl.load(_tile(to_scores + head * DIM * DIM, DIM, DIM, DIM))
@@ -172,135 +152,57 @@ def _backward(
             g = tl.dot(slope, output_weight)
             q = tl.dot(rows, tl.trans(scores_weight))
             delta = tl.sum(g * mean.to(tl.float32), 1)
-            if QUERY_SIDE:
-                prob_cls = tl.exp2(tl.sum(q * cls[None, :], 1) * _LOG2_E - log_total)
-                d_score_cls = prob_cls * (tl.sum(g * cls[None, :], 1) - delta)
-                tl.store(columns + head * TOKENS + first, prob_cls.to(keys.dtype), mask=is_own)
-                tl.store(more_columns + head * TOKENS + first, d_score_cls.to(keys.dtype), mask=is_own)
-                moved = (d_score_cls * own)[:, None] * cls[None, :]
+            prob_cls = tl.exp2(tl.sum(q * cls[None, :], 1) * _LOG2_E - log_total)
+            d_score_cls = prob_cls * (tl.sum(g * cls[None, :], 1) - delta)
+            tl.store(columns + head * TOKENS + first, prob_cls.to(keys.dtype))
+            tl.store(more_columns + head * TOKENS + first, d_score_cls.to(keys.dtype))
+            moved = d_score_cls[:, None] * cls[None, :]
             g = g.to(keys.dtype)
             q = q.to(keys.dtype)
-            d_key, d_scores = _slopes(q, g, delta, log_total, keys, d_key, KEYS_FIRST, KEY_SIDE)
-            if QUERY_SIDE:
-                moved = tl.dot(d_scores, keys, moved)
+            d_key, d_scores = _slopes(q, g, delta, log_total, keys, d_key)
+            moved = tl.dot(d_scores, keys, moved)
             if PIECES == 2:
-                more_d_key, d_scores = _slopes(q, g, delta, log_total, more_keys, more_d_key, KEYS_FIRST, KEY_SIDE)
-                if QUERY_SIDE:
-                    moved = tl.dot(d_scores, more_keys, moved)
-            if QUERY_SIDE:
-                moved_low = moved.to(keys.dtype)
-                tl.store(_tile(ts + head * DIM, ROWS, DIM, HEADS * DIM), moved_low)
-                if QUERY_SUM:
-                    d_query = tl.dot(moved_low, scores_weight, d_query)
-        if QUERY_SUM:
-            tl.store(_tile(d_queries + ((part * images + image) * TOKENS + 1 + first) * DIM, ROWS, DIM, DIM), d_query.to(keys.dtype))
-    if KEY_SIDE:
-        d_tokens = d_keys + ((split * images + image) * TOKENS + first_key) * DIM
-        tl.store(_tile(d_tokens, KEYS, DIM, DIM), d_key.to(keys.dtype))
-        if PIECES == 2:
-            tl.store(_tile(d_tokens + KEYS * DIM, KEYS, DIM, DIM), more_d_key.to(keys.dtype))
+                more_d_key, d_scores = _slopes(q, g, delta, log_total, more_keys, more_d_key)
+                moved = tl.dot(d_scores, more_keys, moved)
+            tl.store(_tile(ts + head * DIM, ROWS, DIM, HEADS * DIM), moved.to(keys.dtype))
+    d_tokens = d_keys + (image * TOKENS + 1) * DIM
+    tl.store(_tile(d_tokens, KEYS, DIM, DIM), d_key.to(keys.dtype))
+    if PIECES == 2:
+        tl.store(_tile(d_tokens + KEYS * DIM, KEYS, DIM, DIM), more_d_key.to(keys.dtype))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForwardPlan:
-    """How the forward kernel is cut: ``rows`` queries a program, the keys in one or two ``pieces``, ``warps`` of 32 threads, loads ``stages`` heads ahead.
-
-    ``registers`` of a thread at most; fewer let more programs share a processor.
-    """
-
-    rows: int = 64
-    pieces: int = 1
-    warps: int = 4
-    stages: int = 2
-    registers: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackwardPlan:
-    """How the backward kernel is cut: ``rows`` queries a tile, one or two ``pieces`` of ``keys`` a program, the queries over ``splits`` programs.
-
-    ``keys_first``: how scores stand in the registers. ``query_sum``: t A is summed over heads in the kernel, not by the caller.
-    ``key_side``, ``query_side``: which slopes it makes; a plan that lacks one needs another plan that makes it.
-    """
-
-    rows: int = 128
-    keys: int = 128
-    pieces: int = 1
-    splits: int = 1
-    warps: int = 8
-    stages: int = 2
-    registers: int | None = None
-    keys_first: bool = True
-    key_side: bool = True
-    query_side: bool = True
-    query_sum: bool = False
-
-
-def forward(x: Tensor, to_scores: Tensor, to_output: Tensor, plan: ForwardPlan = ForwardPlan()) -> tuple[Tensor, Tensor, Tensor]:
+def forward(x: Tensor, to_scores: Tensor, to_output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, 1 + P, D) and the folded weights (h, D, D) -> y (B, N, D), m (B, N, h, D), log2 of the patches' sums of exponentials (B, h, P) in float32."""
     (batch, tokens, dim), heads = x.shape, len(to_scores)
-    rows = min(plan.rows, tokens - 1)
+    patches = tokens - 1
+    rows = min(_FORWARD_ROWS, patches)
     y, mixed = torch.empty_like(x), x.new_empty(batch, tokens, heads, dim)
-    lse = x.new_empty(batch, heads, tokens - 1, dtype=torch.float32)
-    _forward[(batch * ((tokens - 1) // rows),)](
-        x, to_scores, to_output, y, mixed, lse,
-        HEADS=heads, PATCHES=tokens - 1, DIM=dim, ROWS=rows, PIECES=min(plan.pieces, (tokens - 1) // 16),
-        STAGES=plan.stages, num_warps=plan.warps, maxnreg=plan.registers,
-    )  # fmt: skip
+    lse = x.new_empty(batch, heads, patches, dtype=torch.float32)
+    _forward[(batch * (patches // rows),)](x, to_scores, to_output, y, mixed, lse, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, num_warps=_FORWARD_WARPS)
     with torch.autocast(x.device.type, enabled=False):
         mixed[:, 0] = _cls_forward(x, to_scores)
         y[:, 0] = torch.mm(mixed[:, 0].flatten(1), to_output.transpose(1, 2).reshape(heads * dim, dim))
     return y, mixed, lse
 
 
-def backward(
-    dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor, plans: tuple[BackwardPlan, ...] = (BackwardPlan(),)
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The slopes of x, ``to_scores`` and ``to_output``, from that of y and what ``forward`` returned."""
-    t, d_queries, d_keys, cls_columns = backward_tiles(dy, x, to_scores, to_output, mixed, lse, plans)
-    with torch.autocast(x.device.type, enabled=False):
-        d_cls_query = _cls_backward(dy, x, to_scores, to_output, t, cls_columns)
-        d_keys[:, :, 0] = 0
-        d_keys[0, :, 0] = _cls_key_slope(dy, x, to_scores, to_output, cls_columns)
-        dim, heads = x.shape[2], len(to_scores)
-        weight, summed = to_scores.view(heads * dim, dim), any(plan.query_sum for plan in plans)
-        # Rows that the kernel left out: the [CLS] token's, or all.
-        rows, out = (t[:, :, 0].flatten(2), d_queries[:, :, 0]) if summed else (t.view(len(t), -1, heads * dim), d_queries.view(len(t), -1, dim))
-        for part, d_part in zip(rows, out, strict=True):
-            torch.mm(part, weight, out=d_part)
-        d_x = d_queries[0] + d_keys[0] if len(d_queries) + len(d_keys) == 2 else torch.cat((d_queries, d_keys)).sum(0)
-        d_x = torch.baddbmm(d_x, *d_cls_query)
-        flat_x, flat_dy = x.view(-1, dim), dy.view(-1, dim)
-        d_scores, *others = (torch.mm(part.view(-1, heads * dim).t(), flat_x) for part in t)
-        for other in others:
-            d_scores = d_scores + other
-        d_output = torch.mm(mixed.view(-1, heads * dim).t(), flat_dy)
-    return d_x, d_scores.view(heads, dim, dim), d_output.view(heads, dim, dim).transpose(1, 2).contiguous()
-
-
-def backward_tiles(
-    dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, mixed: Tensor, lse: Tensor, plans: tuple[BackwardPlan, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The kernel's partial sums: ``t``, ``d_queries``, ``d_keys``; and ``cls_columns``. What is the [CLS] token's in them is not written."""
     (batch, tokens, dim), heads = x.shape, len(to_scores)
     patches = tokens - 1
-    cls_columns = x.new_empty(2, batch, heads, tokens)
-    t = d_queries = d_keys = x
-    for plan in plans:
-        rows, keys = min(plan.rows, patches), min(plan.keys, patches)
-        pieces, splits = min(plan.pieces, patches // keys), min(plan.splits, patches // rows)
-        parts = patches // keys // pieces
-        if plan.query_side:
-            t, d_queries = x.new_empty(parts, *mixed.shape), x.new_empty(parts, *x.shape)
-        if plan.key_side:
-            d_keys = x.new_empty(splits, *x.shape)
-        _backward[(batch * parts * splits,)](
-            x, to_scores, to_output, mixed, lse, dy, d_queries, d_keys, t, cls_columns,
-            batch, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=rows, KEYS=keys, PIECES=pieces, SPLITS=splits,
-            STAGES=plan.stages, KEYS_FIRST=plan.keys_first, KEY_SIDE=plan.key_side, QUERY_SIDE=plan.query_side, QUERY_SUM=plan.query_sum,
-            num_warps=plan.warps, maxnreg=plan.registers,
-        )  # fmt: skip
-    return t, d_queries, d_keys, cls_columns
+    t, d_keys, cls_columns = torch.empty_like(mixed), torch.empty_like(x), x.new_empty(2, batch, heads, tokens)
+    _backward[(batch,)](
+        x, to_scores, to_output, mixed, lse, dy, d_keys, t, cls_columns,
+        batch, HEADS=heads, PATCHES=patches, DIM=dim, ROWS=min(_BACKWARD_ROWS, patches), KEYS=min(_KEYS, patches), num_warps=_BACKWARD_WARPS,
+    )  # fmt: skip
+    with torch.autocast(x.device.type, enabled=False):
+        d_cls_query = _cls_backward(dy, x, to_scores, to_output, t, cls_columns)
+        d_keys[:, 0] = _cls_key_slope(dy, x, to_scores, to_output, cls_columns)
+        flat_t, flat_x = t.view(-1, heads * dim), x.view(-1, dim)
+        d_queries = torch.mm(flat_t, to_scores.view(heads * dim, dim)).view(x.shape)
+        d_x = torch.baddbmm(d_queries + d_keys, *d_cls_query)
+        d_scores = torch.mm(flat_t.t(), flat_x)
+        d_output = torch.mm(mixed.view(-1, heads * dim).t(), dy.view(-1, dim))
+    return d_x, d_scores.view(heads, dim, dim), d_output.view(heads, dim, dim).transpose(1, 2).contiguous()
 
 
 def _cls_forward(x: Tensor, to_scores: Tensor) -> Tensor:
@@ -322,8 +224,7 @@ def _cls_backward(dy: Tensor, x: Tensor, to_scores: Tensor, to_output: Tensor, t
     scores, d_probs = torch.bmm(torch.cat((q, g), 1).float(), exact.transpose(1, 2)).chunk(2, 1)
     probs = scores.softmax(-1)
     d_scores = probs * (d_probs - (probs * d_probs).sum(-1, keepdim=True))
-    t[:, :, 0] = 0
-    t[0, :, 0] = torch.bmm(d_scores, exact)
+    t[:, 0] = torch.bmm(d_scores, exact)
     cls_columns[..., 0] = 0
     return torch.cat((probs, d_scores), 1).to(x.dtype).transpose(1, 2), torch.cat((g, q), 1)
 
