@@ -92,6 +92,9 @@ def test_an_image_runs_as_a_user_and_carries_no_tools_or_secrets(target: str, im
     assert not [name for name in ("PASSWORD=", "SECRET=", "TOKEN=") if name in words.upper()]
     probe = "command -v gcc cc make; ls -A /var/cache/pip /requirements 2>/dev/null; test ! -w /venv || echo writable; id -u"
     assert docker("run", "--rm", "--network", "none", image, "bash", "-c", probe).split() == ["1000"]
+    program = settings["Cmd"][0]
+    found = docker("run", "--rm", "--network", "none", image, "bash", "-c", f"command -v {program}").strip()
+    assert Path(found).parent == Path("/venv/bin" if program == "scanvit" else "/usr/local/bin"), "its own, not another of the same name"
 
 
 def test_scanvit_is_importable_in_each_image_that_trains(images: dict[str, str]) -> None:
@@ -219,7 +222,7 @@ def test_every_service_is_healthy(stack: Stack) -> None:
     assert set(found) == set(SERVICES)
     assert found.pop("store-init")["ExitCode"] == 0
     assert {name: line["Health"] for name, line in found.items()} == dict.fromkeys(found, "healthy")
-    assert {port["URL"] for line in found.values() for port in line["Publishers"] if port["PublishedPort"]} == {"127.0.0.1"}
+    assert {port["URL"] for line in found.values() for port in line["Publishers"] or () if port["PublishedPort"]} == {"127.0.0.1"}
 
 
 def test_buckets_are_made_once(stack: Stack) -> None:
@@ -275,13 +278,20 @@ def test_a_training_on_the_cluster_is_tracked_with_its_artifacts_in_the_store(st
 def test_prometheus_scrapes_every_node_of_ray_and_the_runs(stack: Stack) -> None:
     targets, losses = stack.python("ray-client", ASK_PROMETHEUS)
     assert losses == [["first", "0.25"]]
-    assert targets == [["prometheus", "1"], *[["ray", "1"]] * 3, ["scanvit", "1"]]
+    assert {up for _, up in targets} == {"1"}
+    jobs = [job for job, _ in targets]
+    assert jobs.count("ray") >= 3, "each node's, and what the head tells of itself"
+    assert set(jobs) == {"prometheus", "ray", "scanvit"}
 
 
 def test_what_was_stored_outlives_the_containers_and_a_new_password_holds(stack: Stack) -> None:
     before = stack.python("ray-client", LIST_RUNS)
     assert before
-    stack("rm", "-f", "-s", "mlflow", "postgres", "store")
+    stack("stop", "mlflow", "postgres", "store")
+    ended = {line["Service"]: line["ExitCode"] for line in map(json.loads, stack("ps", "-a", "--format", "json").splitlines())}
+    assert ended["postgres"] == 0, "shut down, not killed"
+    assert "not permitted" not in stack("logs", "postgres", "store")
+    stack("rm", "-f", "mlflow", "postgres", "store")
     text = stack.environment.read_text(encoding="utf-8")
     stack.environment.write_text(re.sub(r"(?m)^(MLFLOW_TRACKING_PASSWORD=).*$", rf"\g<1>{secrets.token_urlsafe(24)}", text), encoding="utf-8")
     stack("up", "-d", "--wait", "--wait-timeout", "900", *SERVICES)

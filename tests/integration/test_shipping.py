@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from typing import Any
 import pytest
 from tests.integration.conftest import SOURCES
 from tests.mlflow_server import MlflowServer, Proxy
+from tests.ports import free_port
 
 from scanvit.core.config import Experiment, TrackingConfig
 from scanvit.core.errors import TrackingError
 from scanvit.core.events import EventLog
 from scanvit.core.loading import experiment_to_dict, experiment_to_yaml
 from scanvit.training.mlflow_client import connect
+from scanvit.training.run_folder import locked
 from scanvit.training.shipper import Shipper
+from scanvit.training.shipping import ShippingProcess
 from scanvit.training.tracking import sync
 from scanvit.training.tracking_state import TrackingState, ensure_run_key
 
@@ -276,7 +280,8 @@ def test_the_pack_is_the_data_set_of_the_run(run: Run, mlflow_server: MlflowServ
     profile = json.loads(given.dataset.profile)
     assert profile["fingerprint"] == DATASET["fingerprint"]
     assert profile["num_rows"] == 9
-    assert profile["audit_gates"] == DATASET["audit"]
+    assert profile["audit_gates"] == "pass: G1; acknowledged: G6"
+    assert (profile["classes"], profile["train"], profile["val"]) == (2, "7 images of 7 patients", "2 images of 2 patients")
 
 
 def test_a_run_deleted_there_is_left_alone_and_said(run: Run, mlflow_server: MlflowServer) -> None:
@@ -324,3 +329,53 @@ def test_a_local_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) 
     assert not store.exists()
     assert connect(f"sqlite:///{store}").search_experiments()
     assert store.is_file()
+
+
+def _schedulers(pid: int) -> set[int]:
+    return {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class of processes that run where nothing else does")
+@pytest.mark.parametrize("end", ["the training waits for it", "the training was killed"])
+def test_it_gives_way_to_the_training_and_gets_on_once_that_is_gone(end: str, run: Run, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe is closed while it imports MLflow, or finds no server: nobody must wait for a process that gives way to everything."""
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    shipping = ShippingProcess(run.dir, replace(run.settings, drain_timeout_s=500))
+    with locked(run.dir):
+        shipping.start()
+        process = shipping._process
+        assert process is not None
+        assert process.stdin is not None
+        _wait_for(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE)
+        run.steps(0, 20)
+        run.end()
+    with ThreadPoolExecutor(1) as waiting:
+        stopped = waiting.submit(shipping.stop if end == "the training waits for it" else process.stdin.close)
+        _wait_for(lambda: _schedulers(process.pid) == {os.SCHED_OTHER})
+        back = Proxy(mlflow_server.port, port)
+        try:
+            stopped.result()
+            assert process.wait() == 0
+        finally:
+            back.close()
+    assert_complete(run, mlflow_server.uri, steps=20)
+
+
+def test_one_that_was_ended_is_started_again_before_the_run_ends(run: Run, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    shipping = ShippingProcess(run.dir, replace(run.settings, drain_timeout_s=500))
+    shipping.start()
+    assert shipping._process is not None
+    shipping._process.kill()
+    shipping._process.wait()
+    run.steps(0, 5)
+    run.end()
+    shipping.stop()
+    assert shipping.shipper().complete
+    assert_complete(run, mlflow_server.uri, steps=5)

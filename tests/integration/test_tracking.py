@@ -138,7 +138,7 @@ def test_a_server_that_is_away_for_training_and_evaluation_gets_everything_later
     assert json.loads(scanvit("track", "status", run_dir, "--json"))["behind_bytes"] == 0
 
 
-ENDLESS = ("trainer.max_epochs=100000", "trainer.log_every_n_steps=10", "tracking.drain_timeout_s=120")
+ENDLESS = ("trainer.max_epochs=100000", "trainer.per_device_batch_size=4", "trainer.log_every_n_steps=100", "tracking.drain_timeout_s=120")
 
 
 def test_a_server_that_hangs_and_dies_in_the_middle_and_returns_has_it_all(scanvit: Scanvit, small_pack: Path, mlflow_server: MlflowServer, name: str) -> None:

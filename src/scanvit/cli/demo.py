@@ -90,7 +90,7 @@ def _close(out: Path, phantoms: Path, pack: Path, run_dir: Path) -> None:
     table.add_row("run", str(run_dir), "settings, events, checkpoints, predictions, scores")
     table.add_row("weights", str(run_dir / "checkpoint.pth"), "scanvit.load_model() opens it")
     table.add_row("report", str(run_dir / "report.html"), "open it in a browser")
-    table.add_row("tracking", f"scanvit ui {run_dir.parent}", "MLflow's pages on this machine")
+    table.add_row("tracking", f"scanvit ui {run_dir.parent}", "opens MLflow's pages")
     console = Console()
     console.print(table)
     console.print("Next, with images of your own (a folder or an archive with one folder a class):\n", highlight=False)

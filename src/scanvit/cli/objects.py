@@ -103,12 +103,11 @@ def mount(remote: str, folder: Path, cache: Path | None, daemon: bool) -> None:
 
     Until Ctrl-C; needs rclone and FUSE. DIR is by default $DATA_PATH, else /mnt/object; it must be empty or new.
     """
-    from ..core.errors import PreemptedError
     from ..storage.mount import mount as mount_objects
     from ..storage.remote import parse_remote
 
     end = f"Unmount it by: fusermount3 -u {folder}" if daemon else "Ctrl-C unmounts it."
-    with stoppable(), suppress(*(() if daemon else (KeyboardInterrupt, PreemptedError))):  # the usual ends of a mount
+    with stoppable(), suppress(*(() if daemon else (KeyboardInterrupt,))):  # the usual ends of a mount
         mount_objects(
             parse_remote(remote), folder, os.environ, cache=cache, daemon=daemon, on_ready=lambda: click.echo(f"{remote} is at {folder}, read-only. {end}")
         )

@@ -146,11 +146,10 @@ def status(folder: Path, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines, until Ctrl-C.")
 def logs(service: str, folder: Path, lines: int, follow: bool) -> None:
     """Show what a service has written."""
-    from ..core.errors import PreemptedError
     from ..platform.control import running
 
     settings, engine, _ = running(folder)
-    with stoppable(), suppress(*((KeyboardInterrupt, PreemptedError) if follow else ())):
+    with stoppable(), suppress(*((KeyboardInterrupt,) if follow else ())):
         for line in engine.logs(settings, service, lines=lines, following=follow):
             click.echo(printable(settings.redact(click.unstyle(line))))
 

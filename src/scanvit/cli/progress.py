@@ -45,17 +45,23 @@ def copy_progress() -> AbstractContextManager[Progress]:
     return stage_progress(in_bytes=lambda stage: stage == "Copying")
 
 
+class _Stopped(KeyboardInterrupt):
+    """No Exception: a client library that is waiting for an answer would take that for a lost connection, and go on."""
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block as an error does, so that programs are stopped, mounts undone and secrets removed."""
     from ..core.errors import PreemptedError
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise PreemptedError(f"Stopped by {signal.Signals(number).name}.", hint="Run the same command again: it goes on where it stopped.")
+        raise _Stopped(signal.Signals(number).name)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
+    except _Stopped as stopped:
+        raise PreemptedError(f"Stopped by {stopped}.", hint="Run the same command again: it goes on where it stopped.") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -120,21 +120,16 @@ def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None
 
 def show(result: FitResult) -> None:
     """Where everything is, and what to type next."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ..training.mlflow_client import describe_place
     from ..training.tracking_state import TrackingState
 
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("run", str(result.run_dir))
-    table.add_row("best epoch", f"{result.best_epoch}, val_loss {result.best_val_loss:.4f}")
-    table.add_row("weights", str(result.run_dir / "checkpoint.pth"))
+    rows = {"run": result.run_dir, "best epoch": f"{result.best_epoch}, val_loss {result.best_val_loss:.4f}", "weights": result.run_dir / "checkpoint.pth"}
     if result.tracking_uri:
-        place = describe_place(result.tracking_uri, TrackingState.load(result.run_dir).run_id)
-        table.add_row("tracked", place + ("" if result.tracked else f"; send the rest: scanvit track sync {result.run_dir}"))
-    table.add_row("next", f"scanvit evaluate {result.run_dir}")
-    Console().print(table, soft_wrap=True, highlight=False)
+        place = describe_place(result.tracking_uri, TrackingState.load(result.run_dir).run)
+        rows["tracked"] = place + ("" if result.tracked else f"; send the rest: scanvit track sync {result.run_dir}")
+    rows["next"] = f"scanvit evaluate {result.run_dir}"
+    for name, value in rows.items():
+        click.echo(f"{name:<12}{value}")  # no table, which would cut an address on a narrow terminal
 
 
 def _list_experiments() -> None:

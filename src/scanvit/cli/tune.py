@@ -70,7 +70,7 @@ def tune(
     """
     from dataclasses import replace
 
-    from ..core.errors import ConfigError, PackMissingError, PreemptedError
+    from ..core.errors import ConfigError, PackMissingError
     from ..core.loading import load_experiment, parse_yaml, read_text
     from ..data.pack import Pack
     from ..training.tuning.space import DEFAULT_SPACE, Range, parse_overrides, parse_space
@@ -98,7 +98,7 @@ def tune(
     with stoppable(), _Bar(base.trainer.max_epochs, budget.trials) as watcher:
         try:
             result = search(base, opened, out, space=searched, settings=settings, budget=budget, watcher=watcher)
-        except (KeyboardInterrupt, PreemptedError):
+        except KeyboardInterrupt:  # or what stoppable makes of SIGTERM
             click.echo(f"Stopped: the trials under way wrote their checkpoints. The same command with -o {out} goes on.", err=True)
             raise
     show(result)

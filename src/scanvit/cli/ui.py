@@ -22,11 +22,11 @@ def ui(runs: Path, port: int) -> None:
     RUNS is the folder that holds the run folders and their mlflow.db. The pages listen on this machine alone.
     """
     from ..core.errors import RunMissingError, TrackingError
-    from ..training.mlflow_client import describe_place, local_tracking_uri
+    from ..training.mlflow_client import local_tracking_uri, pages
 
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if server.startswith("http"):
-        click.echo(f"The runs are tracked at {describe_place(server)}: open that address.")
+        click.echo(f"The runs are tracked at {pages(server)}: open that address.")
         return
     if not (runs / "mlflow.db").is_file():
         raise RunMissingError(f"{runs} holds no mlflow.db.", hint="Give the folder that your run folders are in: scanvit ui FOLDER")
@@ -36,7 +36,7 @@ def ui(runs: Path, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise TrackingError(f"Port {port} is taken.", hint=f"Choose another: scanvit ui {runs} --port {port + 1}") from None
-    click.echo(f"Starting MLflow on http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    click.echo(f"Starting MLflow on {pages(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
     # Job execution would start seven more processes that nothing here uses.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", local_tracking_uri(runs), "--host", "127.0.0.1", "--port", str(port)]

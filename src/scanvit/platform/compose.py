@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
 from .processes import run_checked
@@ -55,7 +56,8 @@ def deploy_folder() -> Path:
 def command(engine: str, settings: Settings, profiles: Sequence[str], *arguments: str) -> list[str]:
     folder, accelerator = deploy_folder(), settings["SCANVIT_ACCELERATOR"]
     assert accelerator in ACCELERATORS
-    files = [folder / "compose.yaml", *([folder / f"compose.{accelerator}.yaml"] if accelerator != "cpu" else [])]
+    overlays = [accelerator] * (accelerator != "cpu") + [engine] * (engine == "podman")
+    files = [folder / "compose.yaml", *(folder / f"compose.{overlay}.yaml" for overlay in overlays)]
     words = [engine, "compose", "--project-name", settings["COMPOSE_PROJECT_NAME"], "--env-file", str(settings.folder / FILE_NAME)]
     words += [word for file in files for word in ("--file", str(file))]
     return [*words, *(word for profile in profiles for word in ("--profile", profile)), *arguments]
@@ -64,7 +66,8 @@ def command(engine: str, settings: Settings, profiles: Sequence[str], *arguments
 def environment(settings: Settings) -> dict[str, str]:
     """Without the variables of ``.env`` and ``client.env``: compose would take the shell's before the file's, and 127.0.0.1 is another place inside."""
     ours = VARIABLES.keys() | settings.client_environment().keys()
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    # Podman would say before each answer that another program gives it.
+    return {name: value for name, value in os.environ.items() if name not in ours} | {"PODMAN_COMPOSE_WARNING_LOGS": "false"}
 
 
 class Compose:
@@ -98,7 +101,12 @@ class Compose:
         }
 
     def restarts(self, settings: Settings) -> dict[str, int]:
-        return {}
+        """As the engine counts them for each container: those of a container that was made anew are forgotten."""
+        names = {str(row.get("Name") or row["Names"][0]): service for service, row in self._containers(settings).items()}
+        if not names:
+            return {}
+        said = run_checked([self.name, "inspect", "--type", "container", "--format", "{{.RestartCount}}", *names], what="the restarts of containers")
+        return dict(zip(names.values(), map(int, said.split()), strict=True))
 
     def logs(self, settings: Settings, service: str, *, lines: int, following: bool) -> Iterator[str]:
         more = ["--follow"] if following else []
@@ -128,7 +136,7 @@ class Compose:
     def _run(self, settings: Settings, profiles: Sequence[str], *arguments: str, what: str) -> str:
         return run_checked(command(self.name, settings, profiles, *arguments), what=what, environment=environment(settings))
 
-    def _containers(self, settings: Settings) -> dict[str, dict[str, object]]:
+    def _containers(self, settings: Settings) -> dict[str, dict[str, Any]]:
         """By service; docker writes one JSON object a line, podman one list."""
         said = run_checked(self._all(settings, "ps", "--all", "--format", "json"), what="the list of containers", environment=environment(settings)).strip()
         rows = json.loads(said) if said.startswith("[") else [json.loads(line) for line in said.splitlines() if line.startswith("{")]

@@ -50,6 +50,7 @@ def _failure(program: str, what: str, said: str, code: int) -> Exception:
     full = os.strerror(errno.ENOSPC)
     if any(full in line for line in lines):
         return NoSpaceError(f"No space is left for {what}.", hint="Free some space, then run the same command again.")
-    telling = [line for line in lines if any(word in line.lower() for word in ("error", "fatal", "failed", "denied"))]
+    lines = [line for line in lines if not line.startswith("Error: executing ")] or lines  # podman's, of the program that it runs for compose
+    telling = [line for line in lines if any(word in line.lower() for word in ("error", "fatal", "failed", "denied", "can't", "cannot"))]
     words = (telling or lines or ["it said nothing"])[-1]
     return EngineError(f"{program} failed for {what}: {words[:300]}", hint=f"It ended with exit code {code}.")

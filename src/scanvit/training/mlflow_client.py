@@ -37,12 +37,17 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s'\"]*@|(?<=[?&])password=[^&\s'\"]*&?", "", text)
 
 
-def describe_place(uri: str, run_id: str | None = None) -> str:
-    """Where to look at tracked runs, or at one of them, as a sentence's end."""
+def pages(server: str, run: tuple[str, str] | None = None) -> str:
+    """The address of MLflow's pages on runs, or on one: (its experiment's id, its own). Without the type they open on language models."""
+    return f"{without_credentials(server)}/#/experiments{'/{}/runs/{}'.format(*run) if run else ''}?workflowType=machine_learning"
+
+
+def describe_place(uri: str, run: tuple[str, str] | None = None) -> str:
+    """Where tracked runs are, or one of them: (its experiment's id, its own). As a sentence's end."""
     if uri.startswith("sqlite:///"):
         folder = uri.removeprefix("sqlite:///").rpartition("/")[0]
         return f"a local MLflow: scanvit ui {min(os.path.relpath(folder), folder, key=len)}"
-    return without_credentials(uri) + (f"/#/runs/{run_id}" if run_id and uri.startswith("http") else "")
+    return pages(uri, run) if run and uri.startswith("http") else without_credentials(uri)
 
 
 def prepare_mlflow() -> None:

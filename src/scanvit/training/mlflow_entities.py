@@ -52,18 +52,21 @@ def tags(values: Mapping[str, Any]) -> list[RunTag]:
 
 
 def dataset_input(values: Mapping[str, Any]) -> DatasetInput:
-    """The pack as MLflow's data set: the digest is the head of the fingerprint, the profile holds all of it, the counts and the audit."""
+    """The pack as MLflow's data set: the digest is the head of the fingerprint, the profile holds all of it, the counts and the audit.
+
+    The profile is what the run's page shows of the data set, a line each, of which it cuts off what is longer than 80 characters.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    images = sum(sum(counts.values()) for counts in values["counts"].values())
+    images = {split: sum(counts.values()) for split, counts in values["counts"].items()}
+    gates = {verdict: [gate for gate, found in values["audit"].items() if found == verdict] for verdict in dict.fromkeys(values["audit"].values())}
     profile = {
         "fingerprint": values["fingerprint"],
         "audit": values["audit_verdict"],
-        "audit_gates": values["audit"],
-        "num_rows": images,
-        "images": values["counts"],
-        "patients": values["patients"],
-    }
+        "audit_gates": "; ".join(f"{verdict}: {' '.join(names)}" for verdict, names in gates.items()) or "none",
+        "num_rows": sum(images.values()),
+        "classes": len({name for counts in values["counts"].values() for name in counts}),
+    } | {split: f"{count:,} images of {values['patients'].get(split, 0):,} patients" for split, count in images.items()}
     feature = {"name": "pixels", "type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *values["shape"]]}}
     target = {"name": "target", "type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}
     schema = {"mlflow_tensorspec": {"features": json.dumps([feature]), "targets": json.dumps([target])}}

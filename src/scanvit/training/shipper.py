@@ -156,7 +156,7 @@ class Shipper:
                 f"The run {self.run_id} was deleted at {self.uri}.",
                 hint=f"Bring it back there (mlflow runs restore --run-id {self.run_id}), or send it elsewhere with --uri.",
             )
-        self.state.status = run.info.status
+        self.state.status, self.state.experiment_id = run.info.status, run.info.experiment_id
         return {metric.key: (metric.step, metric.value) for metric in run.data.to_proto().metrics}
 
     # Metrics, parameters, tags, the data set

@@ -31,6 +31,8 @@ class TrackingState:
     """Of the tracking server, never with credentials."""
     run_id: str | None = None
     """MLflow's, on that server."""
+    experiment_id: str | None = None
+    """Of the run, on that server."""
     status: str | None = None
     """MLflow's, as it was last told."""
     offset: int = 0
@@ -62,6 +64,11 @@ class TrackingState:
 
     def save(self, run_dir: Path) -> None:
         write_json(run_dir / FILE_NAME, asdict(self))
+
+    @property
+    def run(self) -> tuple[str, str] | None:
+        """(MLflow's id of the experiment, of the run), once the server has told them."""
+        return (self.experiment_id, self.run_id) if self.experiment_id and self.run_id else None
 
     def aim(self, uri: str) -> None:
         """Turn to a server. Another one than before gets everything; what it has got already is not sent twice."""

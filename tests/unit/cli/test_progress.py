@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
-from scanvit.cli.progress import size_text, stage_progress
+from scanvit.cli.progress import size_text, stage_progress, stoppable
+from scanvit.core.errors import PreemptedError
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,19 @@ def test_plain_lines_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["decoding: 10 of 100", "decoding: 20 of 100"]
     assert lines[9:] == ["decoding: 100 of 100", "OCT2017.tar.gz: 2.0 MB of 4.0 MB", "unknown.zip: 1.0 GB", "writing: 0 B"]
+
+
+def test_a_signal_is_not_lost_in_a_library_that_takes_every_exception_for_an_outage() -> None:
+    swallowed = False
+
+    def wait() -> None:
+        nonlocal swallowed
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            swallowed = True
+
+    with pytest.raises(PreemptedError, match=r"Stopped by SIGTERM\."), stoppable():
+        wait()
+    assert not swallowed
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

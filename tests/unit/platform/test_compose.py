@@ -44,7 +44,8 @@ def test_the_overlay_of_the_accelerator_and_the_profiles_are_on_the_command_line
     assert words[:6] == ["docker", "compose", "--project-name", "scanvit", "--env-file", str(settings.folder / ".env")]
     assert words[6:] == ["--file", str(DEPLOY / "compose.yaml"), "--profile", "mlflow", "--profile", "ray", "up", "--detach"]
     cuda = replace(settings, values={**settings.values, "SCANVIT_ACCELERATOR": "cuda"})
-    assert str(DEPLOY / "compose.cuda.yaml") in command("docker", cuda, (), "ps")
+    assert command("docker", cuda, (), "ps")[6:] == ["--file", str(DEPLOY / "compose.yaml"), "--file", str(DEPLOY / "compose.cuda.yaml"), "ps"]
+    assert command("podman", cuda, (), "ps")[-3:] == ["--file", str(DEPLOY / "compose.podman.yaml"), "ps"]
     assert not [secret for secret in settings.secrets() if secret in " ".join(words)]
 
 
@@ -80,6 +81,16 @@ def test_containers_that_ended_are_failures(settings: Settings, fake_engine: Pat
     lines = [json.dumps({"Service": name, "State": state, "ExitCode": code}) for name, state, code in rows]
     (fake_engine / "answer").write_text("cat <<'END'\n" + "\n".join(lines) + "\nEND\n")
     assert Compose("docker").failures(settings) == {"mlflow": "its container ended with exit code 1"}
+
+
+def test_restarts_are_those_that_the_engine_counts(settings: Settings, fake_engine: Path) -> None:
+    rows = [{"Service": name, "Name": f"scanvit-{name}-1"} for name in ("mlflow", "store")]
+    lines = "\n".join(map(json.dumps, rows))
+    (fake_engine / "answer").write_text(f"[ \"$1\" = inspect ] && {{ printf '2\\n0\\n'; exit 0; }}\ncat <<'END'\n{lines}\nEND\n")
+    assert Compose("docker").restarts(settings) == {"mlflow": 2, "store": 0}
+    assert (fake_engine / "calls").read_text().splitlines()[-1].endswith("scanvit-mlflow-1 scanvit-store-1")
+    (fake_engine / "answer").write_text("")
+    assert Compose("docker").restarts(settings) == {}
 
 
 def test_a_missing_folder_of_images_is_told_before_containers_start(settings: Settings, tmp_path: Path) -> None:

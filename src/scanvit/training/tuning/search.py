@@ -75,7 +75,7 @@ def search(experiment: Experiment, pack: Pack, folder: Path, *, space: Space, se
     Killed anywhere and started again, it takes up the trials that were under way from their checkpoints; none is lost or counted twice.
 
     Raises ConfigError for a space that the experiment cannot take, RunExistsError for a folder with another search, RunError where another
-    process is at work in it, TrialsFailedError where no trial came to a figure, and what stops it: KeyboardInterrupt, PreemptedError.
+    process is at work in it, TrialsFailedError where no trial came to a figure, and KeyboardInterrupt.
     """
     experiment = bind(experiment, pack)
     check_space(space, experiment)
