@@ -50,6 +50,7 @@ WAYS = (
     Way(name="32-graphs", what="batch 32, compiled, CUDA graphs", settings=(*_SMALL, *_COMPILED, "trainer.cuda_graphs=true")),
     Way(name="512", what="batch 512", settings=_LARGE),
     Way(name="512-compiled", what="batch 512, compiled", settings=(*_LARGE, *_COMPILED)),
+    Way(name="512-graphs", what="batch 512, compiled, CUDA graphs", settings=(*_LARGE, *_COMPILED, "trainer.cuda_graphs=true")),
 )
 
 
