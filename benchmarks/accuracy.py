@@ -1,8 +1,9 @@
-"""Accuracy at equal training time: each experiment gets the epochs that fit the minutes, with each of several seeds.
+"""Accuracy of experiments with each of several seeds, at equal training time or each at its own best.
 
     python -m benchmarks.accuracy PACK -e reference -e modern --minutes 10 --seeds 1 2 3 -o benchmarks/results/accuracy-chest.json
 
-How many epochs fit is measured first, by some steps of each network, and written down; where the machine is quiet only for a while, ``--measure`` does
+With ``--minutes``, each experiment gets the epochs that fit them; without, it trains as its own file says, to its own end. How many epochs fit is measured
+first, by some steps of each network, and written down; where the machine is quiet only for a while, ``--measure`` does
 no more than that. The trainings may then take longer beside other work: they are given the same epochs all the same. A run that was
 interrupted goes on, and one that is there already is not made again: the same command completes the table. Figures are of val, by which experiments are
 chosen, and of test; of the weights with the lowest val_loss, with intervals over patients.
@@ -95,7 +96,9 @@ def train_and_score(experiment: Experiment, pack: Path, run_dir: Path) -> dict[s
     settings.write_text(experiment_to_yaml(experiment), encoding="utf-8")
     if not is_finished(run_dir):
         subprocess.run([sys.executable, "-m", "scanvit", "train", settings, "--pack", pack, "--run-dir", run_dir], check=True)
-    told = {"seed": experiment.seed, "train_time_s": metric_history(run_dir)["train_time_s"][-1][2]}
+    history = metric_history(run_dir)
+    losses = [value for _, _, value in history["val_loss"]]
+    told = {"seed": experiment.seed, "train_time_s": history["train_time_s"][-1][2], "epochs": len(losses), "best_epoch": 1 + losses.index(min(losses))}
     model, opened = load_model(run_dir), Pack.open(pack)
     return told | {split: figures(predict_split(model, opened, split), split) for split in SPLITS}
 
@@ -108,31 +111,31 @@ def figures(predictions: Predictions, split: str) -> dict[str, Any]:
 
 
 def row(name: str, pack: Path, args: argparse.Namespace) -> dict[str, Any]:
-    opened = Pack.open(pack)
-    train_images = len(opened.targets("train"))
     experiment = load_experiment(name, args.set)
+    experiment = replace(experiment, tracking=replace(experiment.tracking, mlflow=False))
     known = args.speeds[experiment.name]
-    epochs = epochs_that_fit(known["images_per_s"], train_images, args.minutes)
-    trainer = replace(experiment.trainer, max_epochs=epochs, early_stopping_patience=0)
-    schedule = replace(experiment.schedule, warmup_epochs=min(experiment.schedule.warmup_epochs, epochs / 10))
-    tracking = replace(experiment.tracking, mlflow=False)
+    if args.minutes:
+        epochs = epochs_that_fit(known["images_per_s"], len(Pack.open(pack).targets("train")), args.minutes)
+        trainer = replace(experiment.trainer, max_epochs=epochs, early_stopping_patience=0)
+        schedule = replace(experiment.schedule, warmup_epochs=min(experiment.schedule.warmup_epochs, epochs / 10))
+        experiment = replace(experiment, trainer=trainer, schedule=schedule)
+    given = f"{args.minutes:g}min" if args.minutes else "best"
 
     def run(seed: int) -> dict[str, Any]:
-        prepared = replace(experiment, seed=seed, trainer=trainer, schedule=schedule, tracking=tracking)
-        scored = train_and_score(prepared, pack, args.runs / f"{experiment.name}-{args.minutes:g}min-{seed}")
+        scored = train_and_score(replace(experiment, seed=seed), pack, args.runs / f"{experiment.name}-{given}-{seed}")
         print(f"{experiment.name}, seed {seed}: {100 * scored['val']['accuracy']['value']:.1f} % on val", flush=True)
         return scored
 
     runs = list(args.pool.map(run, args.seeds))
     mean = {split: statistics.mean(run[split]["accuracy"]["value"] for run in runs) for split in SPLITS}
-    return {"experiment": experiment.name, "settings": args.set, "epochs": epochs, "accuracy": mean, **known, "runs": runs}
+    return {"experiment": experiment.name, "settings": args.set, "epochs": experiment.trainer.max_epochs, "accuracy": mean, **known, "runs": runs}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("-e", "--experiment", action="append", required=True, help="name or YAML file; may be repeated")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, help="of training for each; without, each trains as its own file says")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--measure", action="store_true", help="only measure the speeds")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, for a GPU")

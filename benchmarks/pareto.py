@@ -70,7 +70,8 @@ def interval(row: dict[str, Any]) -> tuple[float, float]:
 def describe(result: dict[str, Any]) -> str:
     seeds = max(len(row["runs"]) for row in result["rows"])
     run = result["rows"][0]["runs"][0][SPLIT]
-    return f"{result['minutes']:g} min of training each, {seeds} seed{'s' * (seeds > 1)}, {run['images']} images of {run['patients']} patients, 95 % intervals"
+    given = f"{result['minutes']:g} min of training each" if result["minutes"] else "each trained as its own file says"
+    return f"{given}, {seeds} seed{'s' * (seeds > 1)}, {run['images']} images of {run['patients']} patients, 95 % intervals"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it comes with PyTorch for CUDA")
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: it is made for Linux alone")
 
 # Tokens, dim, heads, patches of a tile and of a piece of keys at most: single tiles, and two of everything.
 CASES = {"one tile": (17, 16, 2, 128), "one tile, wide": (17, 64, 3, 128), "two pieces": (65, 16, 3, 32), "two pieces, wide": (65, 64, 2, 32)}
