@@ -178,7 +178,7 @@ def once_it_has_recovered(command: Callable[[], Any]) -> Any:
         except StorageError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(2)
+            time.sleep(0.2)
 
 
 @every_way

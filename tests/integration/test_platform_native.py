@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], bool], what: str, patience_s: float = 600
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until, what
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
