@@ -215,15 +215,13 @@ def test_the_pages_and_the_metrics_open_on_a_folder_of_runs_and_end_without_leav
         text = answer.read().decode()
     assert 'scanvit_val_loss{run="first"} 0.25\n' in text
     assert 'scanvit_tracking_behind_bytes{run="first"} 8' in text
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as page:
-                assert b"MLflow" in page.read()
-            break
-        except OSError:
-            time.sleep(0.1)
-    else:
-        raise AssertionError("the pages did not open")
+
+    def opened() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
+            return b"MLflow" in page.read()
+        return False
+
+    wait_for(opened, pages)
     children = psutil.Process(pages.pid).children(recursive=True)
     for process in (pages, metrics):
         process.send_signal(signal.SIGTERM if process is pages else signal.SIGINT)
