@@ -57,8 +57,14 @@ class Scanvit:
     def close(self) -> None:
         """Kill what is still running, with all that it started."""
         for process in self.processes:
+            started: list[psutil.Process] = []  # some lead sessions of their own, and hold the pipes open
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started = psutil.Process(process.pid).children(recursive=True)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            for one in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.communicate()
 
     def __call__(self, *args: str | Path, code: int = 0, **environment: str) -> str:
