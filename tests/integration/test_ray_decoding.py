@@ -72,7 +72,7 @@ def run(sources: Path, out: Path, engine: str, **environment: str) -> dict[str, 
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     clean |= {"PYTHONPATH": str(SOURCE), "HOME": str(sources.parent / "home"), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, str(sources.parent / "run.py"), str(sources), str(out), engine]
-    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=180, check=False)
+    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer
