@@ -31,22 +31,26 @@ def shared_data() -> Path:
     return folder
 
 
-ALONE = (
-    *("faults", "test_containers.py", "test_dashboards.py", "test_nodes.py", "test_notebooks.py", "test_object_keystone.py", "test_object_mount.py"),
-    *("test_objects.py", "test_platform_containers.py", "test_platform_native.py", "test_ray_decoding.py", "test_ray_open.py", "test_ray_train.py"),
-    *("test_registry.py", "test_remote.py", "test_shipping.py", "test_tracking.py", "test_tune.py", "test_worlds.py"),
+HEAVY = (
+    *("faults/test_ddp.py", "test_ray_train.py", "test_platform_native.py", "test_objects.py", "test_shipping.py", "test_tracking.py", "test_tune.py"),
+    *("test_object_keystone.py", "faults/test_one_process.py", "test_ray_decoding.py", "test_worlds.py", "test_nodes.py", "test_registry.py"),
+    *("faults/test_ddp_nodes.py", "test_notebooks.py", "test_object_mount.py", "test_remote.py", "test_ray_open.py", "test_dashboards.py"),
+    *("test_containers.py", "test_platform_containers.py"),
 )
-"""In tests/integration."""
+"""In tests/integration: what starts servers and clusters, the longest first, so that two processes end at about the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its folder (`-m unit`, `-m "not integration"`), and those that want the machine for themselves."""
+    """Mark every test by its folder (`-m unit`, `-m "not integration"`), and the heavy ones; these come last, in the order of ``HEAVY``."""
+    places = {}
     for item in items:
         folder, *rest = item.path.relative_to(REPOSITORY / "tests").parts
         if folder in ("unit", "integration", "meta", "gpu"):
             item.add_marker(folder)
-        if folder == "integration" and rest[0] in ALONE:
-            item.add_marker("alone")
+        if folder == "integration" and (name := "/".join(rest)) in HEAVY:
+            item.add_marker("heavy")
+            places[item] = HEAVY.index(name)
+    items.sort(key=lambda item: places.get(item, -1))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +12,11 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-import pytest
+from tests.openstack_programs import openstack_programs
 from tests.ports import free_ports
 
 from scanvit.storage.processes import end
 
-PACKAGES = ("keystone==30.0.0", "keystonemiddleware==13.0.1", "gunicorn==27.0.1", "swift==2.38.3", "setuptools<81")
-_HOME = Path(__file__).resolve().parents[1] / ".build" / "keystone"  # takes a minute to install: kept for the next time
 REGION = "RegionOne"
 _ADMIN, _SERVICE = "admin-of-the-test", "service-of-the-test"
 _FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "copy", "slo", "dlo", "proxy-logging")
@@ -78,7 +75,7 @@ class KeystoneServer:
     """``swift``: the folder of an object store that objstore.sh has started; its three storage servers are shared."""
 
     def __init__(self, swift: Path, folder: Path) -> None:
-        self.swift, self.folder, self.programs = swift, folder, _HOME / "bin"
+        self.swift, self.folder, self.programs = swift, folder, openstack_programs() / "bin"
         first = free_ports(2)
         self.port, self.proxy_port = first, first + 1
         self.url = f"http://127.0.0.1:{self.port}"
@@ -86,7 +83,6 @@ class KeystoneServer:
         self.token = ""
 
     def start(self) -> None:
-        _install()
         user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         self._write("keystone.conf", _KEYSTONE.format(folder=self.folder))
         self._write("keystone_application.py", _APPLICATION.format(folder=self.folder))
@@ -183,15 +179,3 @@ class KeystoneServer:
             time.sleep(0.1)
         logs = [path.read_text(errors="replace")[-1500:] for path in self.folder.glob("*.log")]
         raise AssertionError(f"{url} does not answer\n" + "\n".join(logs))
-
-
-def _install() -> None:
-    whole = _HOME / "installed"
-    if whole.is_file() and whole.read_text() == "\n".join(PACKAGES):
-        return
-    whole.unlink(missing_ok=True)
-    for command in ([sys.executable, "-m", "venv", "--clear", _HOME], [_HOME / "bin" / "pip", "install", "-q", *PACKAGES]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        if done.returncode:
-            pytest.skip(f"Keystone cannot be installed here: {done.stderr[-300:]}")
-    whole.write_text("\n".join(PACKAGES))

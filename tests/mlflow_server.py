@@ -40,11 +40,11 @@ class MlflowServer:
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self.environment
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        for _ in range(400):
+        for _ in range(1600):
             with contextlib.suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
                 return self.uri
-            time.sleep(0.2)
+            time.sleep(0.05)
         raise AssertionError((self.folder / "server.log").read_text())
 
     def signal(self, signum: int) -> None:

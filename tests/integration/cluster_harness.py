@@ -28,7 +28,7 @@ from tests.integration.conftest import SOURCES
 from tests.ports import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
-# The command ray; `ray start` gives a node 30 s to come up, which is too short on a machine that is very busy.
+# The command ray; `ray start` gives a node 30 s to come up, and a dashboard 60 s (_PATIENCE): too short on a machine that is very busy.
 _PATIENT_RAY = """
 import sys, time
 from ray._private import services
@@ -45,6 +45,7 @@ services.get_node = patient
 sys.argv[0] = "ray"
 main()
 """
+_PATIENCE = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"}
 # Ray's own clocks, shortened: a node that stays silent is dead after about 5 s instead of 30.
 FAST_CLOCKS = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 5}
 
@@ -104,7 +105,7 @@ class RayCluster:
         token = self.folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"} | _PATIENCE
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         self.cache = self.folder / "cache"

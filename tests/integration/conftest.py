@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 from tests.mlflow_server import MlflowServer
+from tests.openstack_programs import openstack_programs
 from tests.ports import free_ports
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
@@ -56,8 +57,14 @@ class Scanvit:
     def close(self) -> None:
         """Kill what is still running, with all that it started."""
         for process in self.processes:
+            started: list[psutil.Process] = []  # some lead sessions of their own, and hold the pipes open
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started = psutil.Process(process.pid).children(recursive=True)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            for one in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.communicate()
 
     def __call__(self, *args: str | Path, code: int = 0, **environment: str) -> str:
@@ -98,6 +105,7 @@ class ObjectStore:
 
     def __init__(self, script: Path, folder: Path, port: int) -> None:
         self.script, self.folder, self.port = script, folder, port
+        (folder / "venv").symlink_to(openstack_programs())  # where the script would install Swift for this folder alone
 
     def start(self) -> None:
         done = subprocess.run([self.script, "start", self.folder, str(self.port)], capture_output=True, text=True, timeout=280)

@@ -57,7 +57,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     unmount(tmp_path / "object")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen"
@@ -105,7 +105,7 @@ def test_a_mount_is_read_only_and_is_undone(object_store: Any, scanvit: Any, buc
     scanvit("data", "prepare", place, "-o", "pack", "--image-size", "24", "--workers", "1")
     assert len(prepared(place.parent / "pack")) == 30
     process.send_signal(signal.SIGINT if kind == "s3" else signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert process.returncode == 0, "the usual end of a mount is none of its failures"
     assert not os.path.ismount(place)
     assert not child.is_running()

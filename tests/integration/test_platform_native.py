@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], bool], what: str, patience_s: float = 600
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until, what
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_run_is_tracked_by_name_and_password_and_its_artifacts_lie_in_the_buck
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))} | tracking
     uri = f"runs:/{next(iter(platform.runs()))}/checkpoint.pth"
     command = [sys.executable, "-m", "mlflow", "artifacts", "download", "--artifact-uri", uri, "--dst-path", str(platform.folder.parent / "fetched")]
-    done = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (platform.folder.parent / "fetched" / "checkpoint.pth").read_bytes() == content["checkpoint.pth"]
     told = platform.api("api/3.0/mlflow/server-info")

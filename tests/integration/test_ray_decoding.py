@@ -6,13 +6,8 @@ import importlib.util
 import io
 import json
 import os
-import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -26,14 +21,13 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from tests.integration.cluster_harness import RayCluster
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-_TRIES = 3
-"""Ray gives a node 30 s to start, which a busy machine does not always keep."""
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 RUN = """
 import json, sys
@@ -78,7 +72,7 @@ def run(sources: Path, out: Path, engine: str, **environment: str) -> dict[str, 
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     clean |= {"PYTHONPATH": str(SOURCE), "HOME": str(sources.parent / "home"), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, str(sources.parent / "run.py"), str(sources), str(out), engine]
-    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=180, check=False)
+    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer
@@ -96,74 +90,24 @@ def test_a_cluster_gives_the_byte_identical_pack(sources: Path, tmp_path: Path) 
     assert "ill/p3_0.png" in (tmp_path / "ray" / "quarantine.jsonl").read_text(encoding="ascii")
 
 
-class Cluster:
-    """Two nodes of one processor each on this machine, which let in whoever has the token."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        token = folder / "token"
-        token.write_text(secrets.token_hex(32), encoding="ascii")
-        token.chmod(0o600)
-        ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        self.port, client_port = (port.getsockname()[1] for port in ports)
-        for port in ports:
-            port.close()
-        self.secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | self.secured
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        self.client_port = client_port
-
-    def open(self) -> None:
-        self.start("--head", f"--port={self.port}", f"--ray-client-server-port={self.client_port}", f"--temp-dir={self.folder}", "--include-dashboard=false")
-        self.start(f"--address=127.0.0.1:{self.port}")
-
-    def start(self, *arguments: str) -> None:
-        fixed = ["--num-cpus=1", "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0", "--block"]
-        command, log = [str(Path(sys.executable).with_name("ray")), "start", *fixed, *arguments], self.folder / "node.log"
-        for _ in range(_TRIES):
-            with open(log, "wb") as file:
-                node = subprocess.Popen(command, env=self.environment, stdout=file, stderr=file, start_new_session=True)
-            self.nodes.append(node)
-            while node.poll() is None:
-                if b"--block" in log.read_bytes():
-                    return
-                time.sleep(0.1)
-        pytest.fail(log.read_text(encoding="utf-8", errors="replace")[-2000:])
-
-    def decoding(self) -> list[psutil.Process]:
-        """The processes that decode at this moment."""
-        found = []
-        for node in self.nodes:
-            for process in psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []:
-                with suppress(psutil.NoSuchProcess):
-                    found += [process] if any("_decode_span" in word for word in process.cmdline()) else []
-        return found
-
-    def close(self) -> None:
-        ours = [child for node in self.nodes if node.poll() is None for child in psutil.Process(node.pid).children(recursive=True)]
-        for node in reversed(self.nodes):
-            node.send_signal(signal.SIGTERM)
-        for node in self.nodes:
-            with suppress(subprocess.TimeoutExpired):
-                node.wait(timeout=20)
-        for process in [*ours, *(psutil.Process(node.pid) for node in self.nodes if node.poll() is None)]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # the names of sockets are short
-    cluster = Cluster(folder)
-    try:
-        cluster.open()
+def cluster() -> Iterator[RayCluster]:
+    """Two nodes of one processor each on this machine, which let in whoever has the token."""
+    with RayCluster(head_options={"num-cpus": 1}) as cluster:
+        cluster.add_node(cpus=1)
         yield cluster
-    finally:
-        cluster.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_two_nodes_with_a_token_and_a_worker_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+def decoding(cluster: RayCluster) -> list[psutil.Process]:
+    """The processes that decode at this moment."""
+    found = []
+    for process in cluster.processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if any("_decode_span" in word for word in process.cmdline()) else []
+    return found
+
+
+def test_two_nodes_with_a_token_and_a_worker_that_is_killed(cluster: RayCluster, tmp_path: Path) -> None:
     files = {f"{name}/p{i}_0.png": png(100 * label + i, 700) for label, name in enumerate(("healthy", "ill")) for i in range(80)}
     for path, data in files.items():
         (tmp_path / "one" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -172,16 +116,17 @@ def test_two_nodes_with_a_token_and_a_worker_that_is_killed(cluster: Cluster, tm
     (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"image_size_px": 16, "sources": described}), encoding="utf-8")
     run(tmp_path / "sources.yaml", tmp_path / "local", "local")
 
-    stranger = run(tmp_path / "sources.yaml", tmp_path / "ray", "ray", RAY_ADDRESS=f"127.0.0.1:{cluster.port}", RAY_AUTH_MODE="disabled")
+    stranger = run(tmp_path / "sources.yaml", tmp_path / "ray", "ray", RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
     assert stranger["error"] == "DataError"
     assert "RAY_AUTH_MODE" in stranger["hint"]
 
+    secured = {name: cluster.client_environment[name] for name in ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     killed: list[int] = []
     done = threading.Event()
 
     def kill_one() -> None:
         while not done.is_set():
-            for process in cluster.decoding():
+            for process in decoding(cluster):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
                     killed.append(process.pid)
@@ -191,7 +136,7 @@ def test_two_nodes_with_a_token_and_a_worker_that_is_killed(cluster: Cluster, tm
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
-        ray = run(tmp_path / "sources.yaml", tmp_path / "ray", "ray", RAY_ADDRESS=f"127.0.0.1:{cluster.port}", **cluster.secured)
+        ray = run(tmp_path / "sources.yaml", tmp_path / "ray", "ray", **secured)
     finally:
         done.set()
         killer.join()

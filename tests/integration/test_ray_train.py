@@ -37,6 +37,7 @@ pytestmark = [
 EPOCHS = 10
 # Small batches make a run that lasts long enough to be disturbed.
 RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
+TRACKED = ["--set", "tracking.mlflow=true", "--set", "tracking.drain_timeout_s=500"]
 ONE_EPOCH = [x for s in [*SETTINGS, "trainer.max_epochs=1"] for x in ("--set", s)]
 
 
@@ -141,7 +142,7 @@ def stored(client: Client, name: str) -> list[str]:
 def test_a_run_whose_worker_is_killed_is_the_run_of_plain_ddp(client: Client, small_pack: Path, plain: Path) -> None:
     tracking = client.folder / "mlflow.db"
     options = ("--pack", small_pack, "--num-workers", "2", "--storage", "s3://runs", "--name", "killed", "--run-dir", "runs/killed")
-    process = client.start("ray", "train", "tiny", *options, *RECIPE, "--set", "tracking.mlflow=true", MLFLOW_TRACKING_URI=f"sqlite:///{tracking}")
+    process = client.start("ray", "train", "tiny", *options, *RECIPE, *TRACKED, MLFLOW_TRACKING_URI=f"sqlite:///{tracking}")
     worker = int(read_until(process, r"worker 0 started on .* \(process (\d+)\)")[1])
     read_until(process, r"epoch +2/")
     os.kill(worker, signal.SIGKILL)
@@ -169,7 +170,7 @@ def test_a_job_that_is_stopped_goes_on_from_the_store_alone(client: Client, smal
     with held(process, r"first step after"):
         assert "asked to stop" in client("ray", "stop", "job")
         read_until(process, r"stopping: the workers write a checkpoint first")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 83, out + err
     assert "wrote a checkpoint at step" in out
     assert "STOPPED" in client("ray", "status")
@@ -293,7 +294,7 @@ def test_a_cluster_of_its_own_stops_with_a_checkpoint_and_goes_on(scanvit: Scanv
         assert status_of(f"{dashboard}/api/jobs/", Authorization=f"Bearer {token}") == 200
         process.send_signal(signal.SIGTERM)
         read_until(process, r"stopping: the workers write a checkpoint first")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 75, out + err
     assert "scanvit ray train --resume run" in err
     assert len(re.findall(r"^epoch ", out, flags=re.MULTILINE)) <= 2, "the workers hear of it within their next steps, 24 to an epoch"

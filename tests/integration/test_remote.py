@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.conftest import Scanvit
+from tests.ports import free_port
 
 from scanvit.core.errors import RemoteError
 from scanvit.platform.cloud import remote
@@ -58,8 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     sshd()
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\nPidFile none\n"
@@ -161,10 +161,8 @@ def test_who_is_refused_or_not_there_is_told_at_once(host: Host, server: SshServ
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger], check=True)
     with pytest.raises(RemoteError, match="Permission denied"):
         remote.reach(replace(host, key=stranger), QUICK)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     with pytest.raises(RemoteError, match="does not answer after 3 s"):
-        remote.reach(replace(host, port=port), QUICK)
+        remote.reach(replace(host, port=free_port()), QUICK)
     remote.reach(host, QUICK)
     known = tmp_path / "known"
     name = known.read_text().split()[0]

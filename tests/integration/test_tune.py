@@ -52,7 +52,7 @@ def wait_until_under_way(run_dir: Path, process: subprocess.Popen[str]) -> None:
 def test_killed_and_interrupted_it_loses_no_trial_and_ends_the_same(scanvit: Scanvit, small_pack: Path, undisturbed: Path) -> None:
     connect(f"sqlite:///{scanvit.folder / 'mlflow.db'}").search_experiments()  # its tables take seconds: not in a trial's last ones
     out = scanvit.folder / "tune"
-    command = arguments(small_pack, out)
+    command = arguments(small_pack, out, "tracking.drain_timeout_s=500")
     killed = scanvit.start(*command)
     wait_until_under_way(out / "trials" / "0000", killed)
     os.kill(killed.pid, signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_killed_and_interrupted_it_loses_no_trial_and_ends_the_same(scanvit: Sca
     interrupted = scanvit.start(*command)
     wait_until_under_way(out / "trials" / "0001", interrupted)
     os.kill(interrupted.pid, signal.SIGINT)
-    told = "".join(interrupted.communicate(timeout=120))
+    told = "".join(interrupted.communicate(timeout=600))
     assert interrupted.returncode == 130, told
     assert "goes on" in told
     assert "Traceback" not in told

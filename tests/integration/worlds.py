@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from tests.ports import free_port
 
 from scanvit.core.runtime import World
 from scanvit.training.world import join
@@ -18,8 +18,7 @@ from scanvit.training.world import join
 
 def in_world(world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 180) -> list[Any]:
     """What ``function(*args)`` returns in each process, by rank. It must stand at the top of a module."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     started = []
     for rank in range(world_size):

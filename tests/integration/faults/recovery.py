@@ -49,7 +49,7 @@ class BrokenRun:
         """Wait for the command and every process of it. ``at``: when the fault was, Unix time; now, where that was no other."""
         at = time.time() if at is None else at
         self._wait(code)
-        assert self.scanvit.wait_until_gone(within_s=180) == []
+        assert self.scanvit.wait_until_gone(within_s=600) == []
         self._faults[name] = _Met(exit_code=code, ended_s=time.time() - at, life=len(lives(self.run_dir)), command=len(self._said) - 1)
 
     def went_on(self, *names: str, since: Sequence[Path] = ()) -> None:
@@ -78,7 +78,7 @@ class BrokenRun:
         return life.lost_steps
 
     def _wait(self, code: int) -> None:
-        out, err = self.process.communicate(timeout=300)
+        out, err = self.process.communicate(timeout=600)
         assert self.process.returncode == code, f"exit code {self.process.returncode}\n{out}\n{err}"
         self._said.append(out + err)
 
@@ -103,7 +103,7 @@ class Disturbance:
         self.at = time.time()
         self.figures: dict[str, Any] = {}
 
-    def ended(self, *, code: int, within_s: float = 180) -> str:
+    def ended(self, *, code: int, within_s: float = 600) -> str:
         """Wait for the command and for every process that it started; return what it said."""
         said = self._wait(code, within_s)
         assert self.scanvit.wait_until_gone(within_s=within_s) == []
@@ -115,13 +115,13 @@ class Disturbance:
         self.run_dir = run_dir or self.run_dir
         self.at = time.time()
         self.process = self.scanvit.start("train", "--resume", self.run_dir)
-        said = self._wait(0, 300)
+        said = self._wait(0, 600)
         self._compare(undisturbed)
         return said
 
     def went_on(self, undisturbed: Path, *, since: Path | None = None) -> str:
         """The command came to its end by itself. ``since``: a file that was made at the fault."""
-        said = self._wait(0, 300)
+        said = self._wait(0, 600)
         if since is not None:
             self.at = since.stat().st_mtime
         self.figures |= {"exit_code": 0, "ended_s": None}

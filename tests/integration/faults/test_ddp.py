@@ -18,7 +18,7 @@ from tests.integration.training_runs import arguments, last_step, saved_step, wa
 from scanvit.core.events import read_events
 
 EPOCHS, STEPS_AN_EPOCH = 12, 6  # 94 or 95 training images, batches of 8 in two processes
-TWO = (f"trainer.max_epochs={EPOCHS}", "trainer.devices=2", "trainer.eval_batch_size=2", "trainer.timeout_s=15")
+TWO = (f"trainer.max_epochs={EPOCHS}", "trainer.devices=2", "trainer.eval_batch_size=2")
 EVERY_STEP = "trainer.checkpoint_every_s=0.001"
 NO_RESTART = ("--max-restarts", "0")
 
@@ -97,10 +97,14 @@ def taken_up(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     run.process.kill()
     _orderly(run, "SIGKILL of the launcher", code=-signal.SIGKILL)
 
-    for name, how, code in (("SIGSTOP of rank 1, no restarts", "SIGSTOP", 44), ("exception on rank 1", "exception", 1)):
+    whole = (run_dir / "experiment.yaml").read_text()
+    impatient = whole.replace("\n  timeout_s: 120.0\n", "\n  timeout_s: 15.0\n")
+    assert impatient != whole
+    for name, how, code, settings in (("SIGSTOP of rank 1, no restarts", "SIGSTOP", 44, impatient), ("exception on rank 1", "exception", 1, whole)):
+        (run_dir / "experiment.yaml").write_text(settings)
         environment, once = inject(scanvit.folder, (how, 1, "step", last_step(run_dir) + 3))
         run.take_up("train", "--resume", run_dir, *NO_RESTART, **environment)
-        run.process.wait(180)
+        run.process.wait(600)
         run.ended(name, code=code, at=once[0].stat().st_mtime)
 
     pack = scanvit.folder / "pack"

@@ -49,14 +49,14 @@ def test_a_cut_network_ends_the_run_on_both_machines(scanvit: MarkedScanvit, net
     wait_for_step(run_dir, STEPS_AN_EPOCH + 2, processes[0])
     network.boxes[1].cut()
     cut_at = time.time()
-    said = [process.communicate(timeout=180) for process in processes]
+    said = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [44, 44], said
     ended_s = time.time() - cut_at
     assert "did not take part for longer than trainer.timeout_s" in said[0][1]
     network.boxes[1].mend()
     resumed_at = time.time()
     for process in start_on_both(scanvit, network, command):
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, out + err
     assert_same(run_dir, undisturbed)
     life = lives(run_dir)[-1]
