@@ -36,7 +36,6 @@ from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
 from .world import batch_norm_sync, ddp_options
 
-
 log = logging.getLogger(__name__)
 
 

@@ -57,7 +57,7 @@ def test_a_wrong_override_is_named_with_the_remedy(override: str, kind: type[Sca
 
 
 def test_of_a_misspelt_section_the_sections_are_told_and_not_every_setting() -> None:
-    with pytest.raises(UnknownKeyError, match="Did you mean 'optimizer.weight_decay'") as caught:
+    with pytest.raises(UnknownKeyError, match=r"Did you mean 'optimizer.weight_decay'") as caught:
         load_experiment("reference", ["optimzer.weight_decay=0"])
     assert caught.value.hint == f"Settings there: {', '.join(experiment_to_dict(Experiment()))}"
 

@@ -73,6 +73,6 @@ def test_freed_memory_is_not_given_back() -> None:
 def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert available_devices("auto") == available_devices("cpu") == ("cpu", 1)
-    with pytest.raises(ConfigError, match="trainer.accelerator is 'gpu', but") as caught:
+    with pytest.raises(ConfigError, match=r"trainer.accelerator is 'gpu', but") as caught:
         available_devices("gpu")
     assert caught.value.hint

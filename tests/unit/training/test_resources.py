@@ -27,5 +27,5 @@ def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch, caplo
 
 def test_more_processes_than_gpus_are_told_before_they_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(ConfigError, match="trainer.devices is 2, but PyTorch finds 1 GPU here"):
+    with pytest.raises(ConfigError, match=r"trainer.devices is 2, but PyTorch finds 1 GPU here"):
         join(World(local_world_size=2, world_size=2), accelerator="gpu", timeout_s=1, address=("127.0.0.1", 1), listen_fd=None)
