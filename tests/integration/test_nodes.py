@@ -17,7 +17,8 @@ ONE_EPOCH = ("trainer.max_epochs=1",)
 @pytest.fixture(scope="module")
 def one_command(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one-command")
-    Scanvit(folder)(*arguments(small_pack, folder / "run", *ONE_EPOCH, "trainer.devices=2"))
+    told = Scanvit(folder)(*arguments(small_pack, folder / "run", *ONE_EPOCH, "trainer.devices=2"))
+    assert "Warning" not in told, "what PyTorch has to say to its makers is no news to a user"
     return folder / "run"
 
 

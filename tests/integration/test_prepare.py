@@ -204,7 +204,8 @@ def test_settings_take_the_place_of_the_file_s(tmp_path: Path) -> None:
     ("files", "values", "error", "sentence"),
     [
         ({"a/x.png": image_bytes(0)}, {}, SourcesError, "only one class, 'a'"),
-        ({"notes.txt": b""}, {}, SourcesError, "No image was found"),
+        ({"notes.txt": b""}, {}, SourcesError, "No image was found in set, among 1 other files"),
+        ({"x.png": image_bytes(0), "y.png": image_bytes(1)}, {}, SourcesError, "None of the 2 images in set can be used. x.png: it lies in no class folder"),
         ({"a/x.png": image_bytes(0), "b/x.png": b"broken"}, {"max_quarantine_share": 1}, EmptyClassError, "'b' has no image left"),
     ],
 )

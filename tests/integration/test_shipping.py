@@ -379,3 +379,20 @@ def test_one_that_was_ended_is_started_again_before_the_run_ends(run: Run, mlflo
     shipping.stop()
     assert shipping.shipper().complete
     assert_complete(run, mlflow_server.uri, steps=5)
+
+
+def test_a_run_folder_that_is_taken_away_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "experiment.yaml").write_text(experiment_to_yaml(Experiment()))
+    EventLog(run).write("start", experiment={}, fingerprint="", world_size=1)
+    shipping = ShippingProcess(run, TrackingConfig())
+    shipping.start()
+    deadline = time.monotonic() + 60
+    while not (run / "tracking.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.rename(tmp_path / "elsewhere")
+    shipping.stop()
+    assert not run.exists()
+    assert "Training goes on" not in capfd.readouterr().err, "it does not"

@@ -94,6 +94,16 @@ def test_a_search_in_which_everything_fails_says_why(scanvit: Scanvit, small_pac
     assert "diverged" in told
 
 
+def test_a_folder_that_is_deleted_meanwhile_is_told(scanvit: Scanvit, small_pack: Path) -> None:
+    out = scanvit.folder / "tune"
+    process = scanvit.start(*arguments(small_pack, out, "trainer.max_epochs=500", "tracking.mlflow=false"))
+    wait_until_under_way(out / "trials" / "0000", process)
+    out.rename(scanvit.folder / "elsewhere")
+    told = "".join(process.communicate(timeout=120))
+    assert process.returncode == 41, told
+    assert f"{out} was deleted or moved while it was at work" in " ".join(told.split())
+
+
 def test_mistakes_are_told_before_anything_is_trained(scanvit: Scanvit, small_pack: Path) -> None:
     def tuned(*words: str, code: int) -> str:
         return scanvit("tune", "tiny", "--pack", small_pack, "--out", scanvit.folder / "tune", *words, code=code)

@@ -101,7 +101,9 @@ def parse_yaml(text: str, *, where: str, error: type[ScanvitError] = ConfigError
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as cause:
-        raise error(f"{where} is not valid YAML: {' '.join(str(cause).split())}.", hint="Mend the file.") from None
+        mark = getattr(cause, "problem_mark", None)  # the exception's own text shows lines of the file, and calls it "<unicode string>"
+        place, problem = (f", line {mark.line + 1}, column {mark.column + 1}", cause.problem) if mark else ("", str(cause) or "nested too deeply")  # type: ignore[union-attr]
+        raise error(f"{where} is not valid YAML{place}: {' '.join(problem.split())}.", hint="Mend the file.") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -169,12 +171,13 @@ def _known_keys() -> frozenset[str]:
 def _unknown_key(key: str, where: str) -> UnknownKeyError:
     known = list(flatten(experiment_to_dict(Experiment())))
     sections = list(dict.fromkeys(k.split(".")[0] for k in known))
-    section = key.rsplit(".", 1)[0] + "." if "." in key else ""
-    siblings = [k for k in known if k.startswith(section)] or known
-    return UnknownKeyError(
-        f"{where}: {key!r} is no setting.{_did_you_mean(key, known if section else sections)}",
-        hint=f"Settings there: {', '.join(siblings if section else sections)}",
-    )
+    section, _, leaf = key.rpartition(".")
+    siblings = [k for k in known if section and k.startswith(f"{section}.")]
+    elsewhere = [k for k in known if "." in k and f"_{k}".replace(".", "_").endswith(f"_{leaf}")]  # the right word in a wrong section, or in none
+    meant = _did_you_mean(key, siblings or elsewhere or (known if section else sections))
+    if elsewhere and not siblings:
+        meant = f" Did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
+    return UnknownKeyError(f"{where}: {key!r} is no setting.{meant}", hint=f"Settings there: {', '.join(siblings or sections)}")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

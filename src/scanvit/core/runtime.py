@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .errors import ConfigError
+
 _REPORTED_PACKAGES = ("scanvit", "torch", "lightning", "torchmetrics", "mlflow", "numpy", "pillow", "pyarrow", "scikit-learn", "ray")
 
 
@@ -89,12 +91,16 @@ _MALLOC = {-1: -1, -2: 64 << 20, -3: 1 << 30}
 
 
 def available_devices(accelerator: str) -> tuple[str, int]:
-    """("gpu", count) or ("cpu", 1) for an accelerator setting of auto, cpu or gpu."""
+    """("gpu", count) or ("cpu", 1) for an accelerator setting of auto, cpu or gpu. Raises ConfigError where a GPU is asked for and none is found."""
     import torch
 
     if accelerator != "cpu" and torch.cuda.is_available():  # true for ROCm as well
         return "gpu", torch.cuda.device_count()
-    return accelerator if accelerator == "gpu" else "cpu", 1
+    if accelerator == "gpu":
+        found = "PyTorch finds none" if torch.version.cuda or torch.version.hip else "this PyTorch is built for CPUs alone"
+        hint = "Leave it out to train on what there is. Where nvidia-smi finds a card, scripts/install takes a PyTorch for it."
+        raise ConfigError(f"trainer.accelerator is 'gpu', but {found}.", hint=hint)
+    return "cpu", 1
 
 
 def has_bf16() -> bool:

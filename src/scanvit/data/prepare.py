@@ -218,10 +218,23 @@ def _select_all(spec: Sources, root: Path, progress: Progress | None) -> list[Se
         progress("Listing", len(spec.sources), len(spec.sources))
     found = sorted({name for selection in selections for name in selection.candidates.class_names})
     if not found:
-        raise SourcesError(f"No image was found in {', '.join(source.name for source in spec.sources)}.", hint="Images are JPEG or PNG files in class folders.")
+        raise _nothing_found(selections)
     if len(found) < 2:
         raise SourcesError(f"There is only one class, {found[0]!r}.", hint="Two or more are needed: give class patterns, or one folder a class.")
     return selections
+
+
+def _nothing_found(selections: list[Selection]) -> SourcesError:
+    names = ", ".join(selection.source.name for selection in selections)
+    if unplaced := [entry for selection in selections for entry in selection.quarantined]:
+        return SourcesError(
+            f"None of the {len(unplaced)} images in {names} can be used. {unplaced[0].path}: {unplaced[0].detail}.",
+            hint="Put the images of each class into a folder of its name and give the folder above; or write a sources file (docs/data.md).",
+        )
+    return SourcesError(
+        f"No image was found in {names}, among {sum(selection.ignored for selection in selections)} other files.",
+        hint="Images are JPEG, PNG or DICOM files in class folders. DICOM files without an ending need a sources file with 'patient: dicom' (docs/data.md).",
+    )
 
 
 def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> None:
@@ -229,7 +242,7 @@ def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> N
         examples = "; ".join(f"{entry.source}: {entry.path}: {entry.detail}" for entry in unreadable[:_EXAMPLES])
         raise QuarantineError(
             f"{len(unreadable)} of {total} images cannot be read ({len(unreadable) / total:.1%}; {allowed:.1%} are allowed): {examples}",
-            hint="Fetch them again, or allow more: --max-quarantine-share.",
+            hint="Convert other formats to PNG, fetch damaged files again, or allow more: --max-quarantine-share.",
         )
 
 
@@ -238,7 +251,10 @@ def _warnings(selections: list[Selection]) -> list[str]:
     for selection in selections:
         name = selection.source.name
         if not selection.knows_patients:
-            warnings.append(f"{name}: nothing tells the patients, so each image counts as its own patient. Splits may share patients unseen.")
+            warnings.append(
+                f"{name}: nothing tells the patients, so each image counts as its own patient. Splits may share patients unseen: "
+                "say in a sources file who they are (docs/data.md)."
+            )
         if selection.keeps_splits:
             warnings.append(f"{name}: the splits that it came with are kept.")
         elif selection.source.split == "auto" and any("/train/" in f"/{path}" for path in selection.candidates.paths):

@@ -72,7 +72,7 @@ class TorchEngine:
         self.model = model
         self.class_names, self.contract, self.record = model.class_names, model.contract, model.record()
         self.calibration = read_calibration(model.calibration)
-        self.batch = max(1, batch_size(self.contract.shape) // model.inference.passes)
+        self.batch = batch_size(self.contract.shape, passes=model.inference.passes)
         self._outliers: OutlierDetector | None = self.calibration.outliers if self.calibration else None
 
     def __call__(self, pixels: Pixels) -> Answers:

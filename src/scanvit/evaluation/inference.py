@@ -37,12 +37,16 @@ def default_processes() -> int:
     return available_devices("auto")[1]
 
 
-def batch_size(shape: tuple[int, ...], device: str | None = None) -> int:
-    """Images (C, H, W) to take at once on "cpu" or "cuda". ``device``: the GPU where there is one, if none is named."""
+def batch_size(shape: tuple[int, ...], device: str | None = None, *, passes: int = 1) -> int:
+    """Images (C, H, W), each read ``passes`` times, to take at once on "cpu" or "cuda". ``device``: the GPU where there is one, if none is named."""
     import torch
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return max(1, _BATCH_PX[device] // (shape[-2] * shape[-1]))
+    return images_within(_BATCH_PX[device or ("cuda" if torch.cuda.is_available() else "cpu")], shape, passes=passes)
+
+
+def images_within(pixels: int, shape: tuple[int, ...], *, passes: int) -> int:
+    """How many images (C, H, W), each read ``passes`` times, are no more pixels than that; one at least."""
+    return max(1, pixels // (shape[-2] * shape[-1] * passes))
 
 
 def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 1, progress: Progress | None = None) -> Inference:
@@ -54,7 +58,7 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     import torch
 
     device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
-    step = max(1, batch_size(images.shape[1:]) // model.inference.passes)
+    step = batch_size(images.shape[1:], passes=model.inference.passes)
     parts = [(start, min(start + step, n)) for start in range(0, n, step)]
     if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
         results = _in_processes(model, images, parts, processes)

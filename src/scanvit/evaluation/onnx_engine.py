@@ -13,6 +13,7 @@ from ..core.errors import CheckpointError, ScanvitError
 from ..core.loading import inference_of
 from ..core.runtime import usable_cores
 from .engine import Answers, Pixels, read_calibration
+from .inference import images_within
 from .onnx_record import FORMAT, INPUT, OUTPUTS, read_metadata, require
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class OnnxEngine:
         self._check_graph()
         quantize = self.record.get("export", {}).get("quantize")
         self.name = "ONNX Runtime" + (f", {quantize}" if quantize else "")
-        self.batch = max(1, _BATCH_PX[device] // (self.contract.shape[-2] * self.contract.shape[-1] * passes))
+        self.batch = images_within(_BATCH_PX[device], self.contract.shape, passes=passes)
 
     def __call__(self, pixels: Pixels) -> Answers:
         parts = [self._run(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]

@@ -65,7 +65,7 @@ def _lock(work: Path) -> int:
                 _log.warning("Another process is pulling into %s: waiting for it.", work.parent)
             waited = True
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(descriptor, work / "lock"):
+        if is_at(descriptor, work / "lock"):
             return descriptor
         os.close(descriptor)
 
@@ -78,7 +78,8 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name: nobody has removed, moved or replaced it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

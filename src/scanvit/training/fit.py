@@ -36,6 +36,8 @@ from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
 from .world import batch_norm_sync, ddp_options
 
+log = logging.getLogger(__name__)
+
 
 def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False, host: Host | None = None) -> FitResult:
     """Train until the experiment's end, from the run's newest intact checkpoint if it has one.
@@ -146,6 +148,8 @@ def _train_counts(pack: Pack) -> torch.Tensor:
 def _take_resources(experiment: Experiment, world: World, host: Host | None) -> None:
     shared = host.threads if host else max(1, usable_cores() // world.local_world_size)
     threads = shared if experiment.trainer.threads == "auto" else experiment.trainer.threads
+    if world.local_rank == 0 and threads * world.local_world_size > max(usable_cores(), world.local_world_size):
+        log.warning("trainer.threads is %d, for each of %d processes on %d cores: they hinder each other.", threads, world.local_world_size, usable_cores())
     torch.set_num_threads(threads)
     if available_devices(experiment.trainer.accelerator)[0] == "cpu":
         bind_to_cores(world, threads=threads)
@@ -240,7 +244,8 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # torch 2.13 under Lightning 2.6
         warnings.filterwarnings("ignore", module=r"lightning\..*")
-        warnings.filterwarnings("ignore", module=r"torch\._inductor\..*")  # hints to its own makers
+        warnings.filterwarnings("ignore", module=r"torch\.(_inductor|distributed)\..*")  # hints to its own makers
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of the position embedding alone
         try:
             yield
         finally:

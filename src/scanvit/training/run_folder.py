@@ -16,6 +16,7 @@ from ..core.events import read_events
 from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
 from ..data.pack import Pack
 from ..storage.atomic import storage_errors, write_text
+from ..storage.workplace import is_at
 
 SETTINGS = "experiment.yaml"
 _BESIDE = {".lock", ".tracking.lock", "tracking.json"}
@@ -65,14 +66,23 @@ def is_finished(run_dir: Path) -> bool:
 @contextmanager
 def locked(run_dir: Path) -> Iterator[int]:
     """Keep every other process out of the run folder. The lock goes with the process, however it ends, and with those that were handed
-    the descriptor that this gives."""
+    the descriptor that this gives.
+
+    Raises RunError where another process has it, and RunMissingError in place of whatever goes wrong once somebody took the folder away.
+    """
     with storage_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         if not _take(descriptor, tries=3):  # someone may be looking whether it is free
             raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.")
-        yield descriptor
+        try:
+            yield descriptor
+        except Exception as error:
+            if is_at(descriptor, run_dir / ".lock"):
+                raise
+            hint = "If it was moved, go on with it where it is now. If it was deleted, begin again: the same command makes a new one."
+            raise RunMissingError(f"{run_dir} was deleted or moved while it was at work.", hint=hint) from error
     finally:
         os.close(descriptor)
 
@@ -107,5 +117,5 @@ def refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:
         if key not in _MAY_DIFFER and old.get(key) != new[key]:
             raise RunExistsError(
                 f"{run_dir} holds a run with {key} = {old.get(key)}, not {new[key]}.",
-                hint="Choose another --run-dir, or continue that run unchanged: scanvit train --resume RUN.",
+                hint=f"Choose another --run-dir, or continue that run unchanged: scanvit train --resume {run_dir}",
             )

@@ -20,7 +20,7 @@ from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError
 from ..core.loading import load_experiment
 from .mlflow_client import explain, make_local_store
-from .run_folder import is_being_trained
+from .run_folder import SETTINGS, is_being_trained
 from .shipper import Shipper
 
 log = logging.getLogger(__name__)
@@ -78,10 +78,13 @@ def ship_now(run_dir: Path, settings: TrackingConfig) -> bool:
 
 
 def main(run_dir: Path, *, once: bool = False) -> int:
-    """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``."""
+    """Copy until the training is gone, then what is left, for at most ``drain_timeout_s``. A run folder that somebody took away ends it, and is not
+    made again."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # meant for the training; this process ends when that has ended
         signal.signal(signum, signal.SIG_IGN)
-    settings = load_experiment(str(run_dir / "experiment.yaml")).tracking
+    if not (run_dir / SETTINGS).is_file():
+        return 1
+    settings = load_experiment(str(run_dir / SETTINGS)).tracking
     shipper = Shipper(run_dir, settings)
     training_is_gone = threading.Event()
     threading.Thread(target=_watch, args=(training_is_gone,), daemon=True).start()
@@ -92,7 +95,7 @@ def main(run_dir: Path, *, once: bool = False) -> int:
         if training_is_gone.is_set():
             _stop_yielding(os.getpid())
     failures, deadline = 0, None
-    while deadline is None or time.monotonic() < deadline:
+    while (run_dir / SETTINGS).is_file() and (deadline is None or time.monotonic() < deadline):
         ended = deadline is not None  # before the last look at the events, not after
         try:
             shipper.ship(alive=not ended or is_being_trained(run_dir))

@@ -63,7 +63,8 @@ class TrackingState:
         return state
 
     def save(self, run_dir: Path) -> None:
-        write_json(run_dir / FILE_NAME, asdict(self))
+        if run_dir.is_dir():  # one that somebody took away meanwhile is not made again
+            write_json(run_dir / FILE_NAME, asdict(self))
 
     @property
     def run(self) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.config import TrainerConfig
+from ..core.errors import ConfigError
 from ..core.runtime import World
 
 _RENDEZVOUS_S = 900.0
@@ -39,7 +40,15 @@ def backend(accelerator: str) -> str:
 
 
 def join(world: World, *, accelerator: str, timeout_s: float, address: tuple[str, int], listen_fd: int | None) -> None:
-    """Make this process one of its world's process group. ``listen_fd``: a socket of rank zero that is bound to ``address`` already."""
+    """Make this process one of its world's process group. ``listen_fd``: a socket of rank zero that is bound to ``address`` already.
+
+    Raises ConfigError where this machine has fewer GPUs than processes.
+    """
+    if accelerator == "gpu" and world.local_world_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.devices is {world.local_world_size}, but PyTorch finds {torch.cuda.device_count()} GPU here.",
+            hint="Leave it out for as many as there are; several processes on the CPU need trainer.accelerator=cpu as well.",
+        )
     host, port = address
     store = distributed.TCPStore(  # type: ignore[attr-defined]
         host, port, world.world_size, is_master=world.rank == 0, timeout=timedelta(seconds=_RENDEZVOUS_S), master_listen_fd=listen_fd

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scanvit.core.config import Experiment
 from scanvit.core.errors import ConfigError, ScanvitError, UnknownExperimentError, UnknownKeyError
-from scanvit.core.loading import experiment_from_dict, experiment_to_dict, experiment_to_yaml, flatten, load_experiment, shipped_experiments
+from scanvit.core.loading import experiment_from_dict, experiment_to_dict, experiment_to_yaml, flatten, load_experiment, parse_yaml, shipped_experiments
 
 
 def test_the_defaults_are_the_reference_recipe() -> None:
@@ -35,6 +35,9 @@ def test_overrides_change_single_settings_and_read_exponents_without_a_dot() -> 
     [
         ("trainer.max_epoch=2", UnknownKeyError, "Did you mean 'trainer.max_epochs'?"),
         ("trainr.max_epochs=2", UnknownKeyError, "Did you mean 'trainer.max_epochs'?"),
+        ("lr=1", UnknownKeyError, "Did you mean 'optimizer.lr'?"),
+        ("trainer_.lr=1", UnknownKeyError, "Did you mean 'optimizer.lr'?"),
+        ("epochs=1", UnknownKeyError, "Did you mean 'schedule.warmup_epochs' or 'trainer.max_epochs'?"),
         ("seed.x=2", UnknownKeyError, "'seed.x' is no setting"),
         ("optimizer.lr=fast", ConfigError, "optimizer.lr is 'fast'"),
         ("optimizer.lr=-1", ConfigError, "optimizer.lr is -1"),
@@ -51,6 +54,17 @@ def test_a_wrong_override_is_named_with_the_remedy(override: str, kind: type[Sca
         load_experiment("reference", [override] if override != "seed.x=2" else ["seed=1", override])
     assert says in caught.value.message
     assert caught.value.hint
+
+
+def test_of_a_misspelt_section_the_sections_are_told_and_not_every_setting() -> None:
+    with pytest.raises(UnknownKeyError, match=r"Did you mean 'optimizer.weight_decay'") as caught:
+        load_experiment("reference", ["optimzer.weight_decay=0"])
+    assert caught.value.hint == f"Settings there: {', '.join(experiment_to_dict(Experiment()))}"
+
+
+def test_yaml_that_is_none_is_told_by_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^mine.yaml is not valid YAML, line 2, column 7: mapping values are not allowed here\.$"):
+        parse_yaml("sources:\n  a: b: c\n", where="mine.yaml")
 
 
 def test_an_unknown_experiment_is_named_with_the_nearest() -> None:

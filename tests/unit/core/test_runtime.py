@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from scanvit.core.errors import ConfigError
+from scanvit.core.runtime import available_devices
+
 # In a process of its own: what it does lasts.
 _SCRIPT = """
 import json, os, resource, sys, threading
@@ -65,3 +68,11 @@ def test_where_cores_are_left_over_or_too_few_nothing_is_bound(cores: list[int])
 def test_freed_memory_is_not_given_back() -> None:
     kept, given_back = run(keep=True), run()
     assert kept["faults"] * 10 < given_back["faults"]  # type: ignore[operator]
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert available_devices("auto") == available_devices("cpu") == ("cpu", 1)
+    with pytest.raises(ConfigError, match=r"trainer.accelerator is 'gpu', but") as caught:
+        available_devices("gpu")
+    assert caught.value.hint
