@@ -16,7 +16,7 @@ from .settings import ACCELERATORS, FILE_NAME, VARIABLES, Settings
 from .state import State, write_state
 
 ENGINES = ("docker", "podman")
-_PACKAGES = {"docker": "apt install docker.io docker-compose-v2 (or Docker's own docker-ce)", "podman": "apt install podman podman-compose"}
+_PACKAGES = {"docker": "apt install docker.io docker-compose-v2 (or Docker's own docker-ce)", "podman": "apt install podman docker-compose (Debian 13 or newer)"}
 _DUMP = 'PGPASSWORD="$POSTGRES_PASSWORD" exec "$0" --host 127.0.0.1 --username "$POSTGRES_USER" --no-password "$@"'
 
 

@@ -66,8 +66,9 @@ def test_an_engine_is_found_or_the_package_is_named(fake_engine: Path, monkeypat
     with pytest.raises(EngineError, match="Neither docker compose nor podman compose") as caught:
         detect()
     assert "--native" in (caught.value.hint or "")
-    with pytest.raises(EngineError, match="podman compose is not installed"):
+    with pytest.raises(EngineError, match="podman compose is not installed") as caught:
         detect("podman")
+    assert "docker-compose" in (caught.value.hint or ""), "podman-compose knows too little (docs/containers.md)"
 
 
 def test_a_port_that_the_engine_finds_taken_is_told_as_such(settings: Settings, fake_engine: Path) -> None:
