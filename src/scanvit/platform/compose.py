@@ -82,7 +82,18 @@ class Compose:
                 f"DATA_PATH is {settings['DATA_PATH']}, which is no folder of this machine.",
                 hint=f"Make it, or name the folder of your images in {settings.folder / FILE_NAME}.",
             )
-        self._run(settings, profiles, "config", "--quiet", what="the compose files")
+        model = json.loads(self._run(settings, profiles, "config", "--format", "json", what="the compose files"))
+        for name, service in model["services"].items():
+            if "build" not in service:
+                self._fetch(settings, profiles, name, service["image"])
+
+    def _fetch(self, settings: Settings, profiles: Sequence[str], service: str, image: str) -> None:
+        """The image where it is not there yet: ``up`` would start nothing without it, and not say which it lacks."""
+        try:
+            self._run(settings, profiles, "pull", "--quiet", "--policy", "missing", service, what=f"the image {image}")
+        except EngineError as error:
+            hint = f"Nothing was started. Where its registry cannot be reached, bring it in a file ({self.name} save, {self.name} load), or leave its profile out."
+            raise EngineError(error.message, hint=hint) from None
 
     def start(self, settings: Settings, profiles: Sequence[str]) -> None:
         write_state(settings.folder, State(engine=self.name, profiles=tuple(profiles)))

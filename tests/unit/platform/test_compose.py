@@ -77,6 +77,17 @@ def test_a_port_that_the_engine_finds_taken_is_told_as_such(settings: Settings, 
         Compose("docker").start(settings, ("mlflow",))
 
 
+def test_an_image_that_cannot_be_fetched_is_named_before_anything_starts(settings: Settings, fake_engine: Path) -> None:
+    """Compose itself would start none of the services, name no image, and the platform would be stuck with the profile."""
+    model = {"services": {"mlflow": {"image": "scanvit-mlflow:1", "build": {"context": ".."}}, "grafana": {"image": "grafana/grafana:1"}}}
+    pull = 'case "$*" in *" pull "*) echo "Error response from daemon: lookup registry: network is unreachable" >&2; exit 18;; esac'
+    (fake_engine / "answer").write_text(f"{pull}\ncat <<'END'\n{json.dumps(model)}\nEND\n")
+    with pytest.raises(EngineError, match="the image grafana/grafana:1: .*network is unreachable") as caught:
+        Compose("docker").preflight(settings, ("mlflow", "monitoring"))
+    assert "docker load" in (caught.value.hint or "")
+    assert (fake_engine / "calls").read_text().splitlines()[-1].endswith("pull --quiet --policy missing grafana")
+
+
 def test_containers_that_ended_are_failures(settings: Settings, fake_engine: Path) -> None:
     rows = [("mlflow", "exited", 1), ("store-init", "exited", 0), ("store", "running", 0)]
     lines = [json.dumps({"Service": name, "State": state, "ExitCode": code}) for name, state, code in rows]
