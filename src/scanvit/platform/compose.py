@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
+from ..storage.atomic import write_text
 from .processes import run_checked
 from .settings import ACCELERATORS, FILE_NAME, VARIABLES, Settings
 from .state import State, write_state
@@ -70,6 +71,13 @@ def environment(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours} | {"PODMAN_COMPOSE_WARNING_LOGS": "false"}
 
 
+def job_environment(settings: Settings) -> dict[str, dict[str, str]]:
+    """Ray's runtime environment for `scanvit ray submit`, which sends the addresses of ``client.env`` along: where the services are for the nodes."""
+    store = settings["STORE_ENDPOINT_URL"] or "http://store:8333"
+    inside = {"AWS_ENDPOINT_URL": store, "MLFLOW_S3_ENDPOINT_URL": store, "MLFLOW_TRACKING_URI": "http://mlflow:8000", "DATA_PATH": "/mnt/object"}
+    return {"env_vars": inside}
+
+
 class Compose:
     """See ``engine.Engine``. Works on all profiles but in ``start``."""
 
@@ -97,6 +105,7 @@ class Compose:
 
     def start(self, settings: Settings, profiles: Sequence[str]) -> None:
         write_state(settings.folder, State(engine=self.name, profiles=tuple(profiles)))
+        write_text(settings.folder / "runtime.json", json.dumps(job_environment(settings), indent=2) + "\n")
         try:
             self._run(settings, profiles, "up", "--detach", "--remove-orphans", what="the platform")
         except EngineError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scanvit.cluster.jobs import read_runtime_env
 from scanvit.core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
 from scanvit.platform import compose
 from scanvit.platform.compose import Compose, command, detect, environment
@@ -86,6 +87,17 @@ def test_an_image_that_cannot_be_fetched_is_named_before_anything_starts(setting
         Compose("docker").preflight(settings, ("mlflow", "monitoring"))
     assert "docker load" in (caught.value.hint or "")
     assert (fake_engine / "calls").read_text().splitlines()[-1].endswith("pull --quiet --policy missing grafana")
+
+
+def test_jobs_from_this_machine_are_told_where_the_services_are_for_the_nodes(settings: Settings, fake_engine: Path) -> None:
+    """`scanvit ray submit` sends along what client.env says, and 127.0.0.1 is another place in a container."""
+    Compose("docker").start(settings, ("mlflow", "ray"))
+    own = {name: value for name, value in settings.client_environment().items() if "127.0.0.1" in value and name != "RAY_API_SERVER_ADDRESS"}
+    inside = read_runtime_env(settings.folder / "runtime.json")["env_vars"]
+    assert inside == {"DATA_PATH": "/mnt/object", **dict.fromkeys(own, "http://store:8333"), "MLFLOW_TRACKING_URI": "http://mlflow:8000"}
+    elsewhere = replace(settings, values={**settings.values, "STORE_ENDPOINT_URL": "https://s3.example.org"})
+    Compose("docker").start(elsewhere, ("ray",))
+    assert read_runtime_env(settings.folder / "runtime.json")["env_vars"]["AWS_ENDPOINT_URL"] == "https://s3.example.org"
 
 
 def test_containers_that_ended_are_failures(settings: Settings, fake_engine: Path) -> None:
