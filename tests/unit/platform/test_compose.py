@@ -89,6 +89,22 @@ def test_an_image_that_cannot_be_fetched_is_named_before_anything_starts(setting
     assert (fake_engine / "calls").read_text().splitlines()[-1].endswith("pull --quiet --policy missing grafana")
 
 
+def test_an_image_that_cannot_be_built_is_told_by_what_the_build_said(settings: Settings, fake_engine: Path) -> None:
+    lines = [
+        "#8 11.51 ERROR: No matching distribution found for torch==2.13.0+rocm7.2",
+        "#8 11.52 error: PyTorch did not come from https://download.example/whl.",
+        '#8 ERROR: process "/bin/bash -c bash /install-torch" did not complete successfully: exit code: 1',
+        "------",
+        " > [torch 1/1] RUN bash /install-torch:",
+        "11.52 error: PyTorch did not come from https://download.example/whl.",
+        "------",
+        'failed to solve: process "/bin/bash -c bash /install-torch" did not complete successfully: exit code: 1',
+    ]
+    (fake_engine / "answer").write_text("cat >&2 <<'END'\n" + "\n".join(lines) + "\nEND\nexit 17\n")
+    with pytest.raises(EngineError, match=r"for the platform: error: PyTorch did not come from https://download.example/whl\.$"):
+        Compose("docker").start(settings, ("ray",))
+
+
 def test_jobs_from_this_machine_are_told_where_the_services_are_for_the_nodes(settings: Settings, fake_engine: Path) -> None:
     """`scanvit ray submit` sends along what client.env says, and 127.0.0.1 is another place in a container."""
     Compose("docker").start(settings, ("mlflow", "ray"))
