@@ -17,7 +17,10 @@ from .settings import ACCELERATORS, FILE_NAME, VARIABLES, Settings
 from .state import State, write_state
 
 ENGINES = ("docker", "podman")
-_PACKAGES = {"docker": "apt install docker.io docker-compose-v2 (or Docker's own docker-ce)", "podman": "apt install podman docker-compose (Debian 13 or newer)"}
+_PACKAGES = {
+    "docker": "apt install docker.io docker-compose-v2 (or Docker's own docker-ce)",
+    "podman": "apt install podman docker-compose (Debian 13 or newer)",
+}
 _DUMP = 'PGPASSWORD="$POSTGRES_PASSWORD" exec "$0" --host 127.0.0.1 --username "$POSTGRES_USER" --no-password "$@"'
 
 
@@ -100,7 +103,9 @@ class Compose:
         try:
             self._run(settings, profiles, "pull", "--quiet", "--policy", "missing", service, what=f"the image {image}")
         except EngineError as error:
-            hint = f"Nothing was started. Where its registry cannot be reached, bring it in a file ({self.name} save, {self.name} load), or leave its profile out."
+            hint = (
+                f"Nothing was started. Where its registry cannot be reached, bring it in a file ({self.name} save, {self.name} load), or leave its profile out."
+            )
             raise EngineError(error.message, hint=hint) from None
 
     def start(self, settings: Settings, profiles: Sequence[str]) -> None:

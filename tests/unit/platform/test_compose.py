@@ -83,7 +83,7 @@ def test_an_image_that_cannot_be_fetched_is_named_before_anything_starts(setting
     model = {"services": {"mlflow": {"image": "scanvit-mlflow:1", "build": {"context": ".."}}, "grafana": {"image": "grafana/grafana:1"}}}
     pull = 'case "$*" in *" pull "*) echo "Error response from daemon: lookup registry: network is unreachable" >&2; exit 18;; esac'
     (fake_engine / "answer").write_text(f"{pull}\ncat <<'END'\n{json.dumps(model)}\nEND\n")
-    with pytest.raises(EngineError, match="the image grafana/grafana:1: .*network is unreachable") as caught:
+    with pytest.raises(EngineError, match=r"the image grafana/grafana:1: .*network is unreachable") as caught:
         Compose("docker").preflight(settings, ("mlflow", "monitoring"))
     assert "docker load" in (caught.value.hint or "")
     assert (fake_engine / "calls").read_text().splitlines()[-1].endswith("pull --quiet --policy missing grafana")
