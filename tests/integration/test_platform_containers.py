@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-from tests.integration.test_containers import docker, engine, images, public_images, pytestmark
+import yaml
+from tests.integration.test_containers import COMPOSE, docker, engine, images, public_images, pytestmark
 from tests.integration.test_platform_native import Platform, settle
 
 from scanvit.platform.health import basic
 
 __all__ = ["engine", "images", "public_images", "pytestmark"]  # fixtures and marks of the stack's own tests
+GRAFANA = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]["grafana"]["image"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,29 @@ def test_ray_and_the_client_that_submits_to_it_are_added_to_what_runs(platform: 
     assert all(row["healthy"] for row in health.values())
     assert health["ray-head"]["detail"] == "Ray, 3 nodes"
     assert health["ray-client"]["detail"].startswith("Jupyter")
+
+
+def test_a_run_sent_from_this_machine_is_tracked_and_stored(platform: Platform, small_pack: Path) -> None:
+    images = platform.folder.parent / "images"
+    shutil.copytree(small_pack, images / "pack")
+    images.chmod(0o755)
+    platform.edit(DATA_PATH=str(images))
+    platform("up", "mlflow", "ray")
+    before = platform.runs()
+    options = ["--storage", "s3://ray", "--runtime-env", platform.folder / "runtime.json", "--resources-per-worker", "CPU=1", "--set", "trainer.max_epochs=1"]
+    said = platform.runner("ray", "submit", "tiny", "--pack", "/mnt/object/pack", *options, "--follow", **platform.settings.client_environment())
+    assert "The run is in s3://ray/" in said
+    ((_, status, _, _, content),) = (run for name, run in platform.runs().items() if name not in before)
+    assert (status, "checkpoint.pth" in content) == ("FINISHED", True)
+
+
+def test_an_image_that_cannot_be_fetched_leaves_the_platform_as_it_was(platform: Platform) -> None:
+    if not subprocess.run(["docker", "pull", "-q", GRAFANA], capture_output=True, check=False).returncode:
+        pytest.skip("this machine reaches the registry")
+    platform("up")
+    assert f"the image {GRAFANA}" in platform("up", "monitoring", code=91)
+    platform("up")
+    assert "grafana" not in platform.health()
 
 
 def test_a_container_that_is_gone_is_told_and_brought_back(platform: Platform) -> None:

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
+from ..storage.atomic import write_text
 from .processes import run_checked
 from .settings import ACCELERATORS, FILE_NAME, VARIABLES, Settings
 from .state import State, write_state
 
 ENGINES = ("docker", "podman")
-_PACKAGES = {"docker": "apt install docker.io docker-compose-v2 (or Docker's own docker-ce)", "podman": "apt install podman podman-compose"}
+_PACKAGES = {
+    "docker": "apt install docker.io docker-compose-v2 (or Docker's own docker-ce)",
+    "podman": "apt install podman docker-compose (Debian 13 or newer)",
+}
 _DUMP = 'PGPASSWORD="$POSTGRES_PASSWORD" exec "$0" --host 127.0.0.1 --username "$POSTGRES_USER" --no-password "$@"'
 
 
@@ -70,6 +74,13 @@ def environment(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours} | {"PODMAN_COMPOSE_WARNING_LOGS": "false"}
 
 
+def job_environment(settings: Settings) -> dict[str, dict[str, str]]:
+    """Ray's runtime environment for `scanvit ray submit`, which sends the addresses of ``client.env`` along: where the services are for the nodes."""
+    store = settings["STORE_ENDPOINT_URL"] or "http://store:8333"
+    inside = {"AWS_ENDPOINT_URL": store, "MLFLOW_S3_ENDPOINT_URL": store, "MLFLOW_TRACKING_URI": "http://mlflow:8000", "DATA_PATH": "/mnt/object"}
+    return {"env_vars": inside}
+
+
 class Compose:
     """See ``engine.Engine``. Works on all profiles but in ``start``."""
 
@@ -82,10 +93,24 @@ class Compose:
                 f"DATA_PATH is {settings['DATA_PATH']}, which is no folder of this machine.",
                 hint=f"Make it, or name the folder of your images in {settings.folder / FILE_NAME}.",
             )
-        self._run(settings, profiles, "config", "--quiet", what="the compose files")
+        model = json.loads(self._run(settings, profiles, "config", "--format", "json", what="the compose files"))
+        for name, service in model["services"].items():
+            if "build" not in service:
+                self._fetch(settings, profiles, name, service["image"])
+
+    def _fetch(self, settings: Settings, profiles: Sequence[str], service: str, image: str) -> None:
+        """The image where it is not there yet: ``up`` would start nothing without it, and not say which it lacks."""
+        try:
+            self._run(settings, profiles, "pull", "--quiet", "--policy", "missing", service, what=f"the image {image}")
+        except EngineError as error:
+            hint = (
+                f"Nothing was started. Where its registry cannot be reached, bring it in a file ({self.name} save, {self.name} load), or leave its profile out."
+            )
+            raise EngineError(error.message, hint=hint) from None
 
     def start(self, settings: Settings, profiles: Sequence[str]) -> None:
         write_state(settings.folder, State(engine=self.name, profiles=tuple(profiles)))
+        write_text(settings.folder / "runtime.json", json.dumps(job_environment(settings), indent=2) + "\n")
         try:
             self._run(settings, profiles, "up", "--detach", "--remove-orphans", what="the platform")
         except EngineError as error:

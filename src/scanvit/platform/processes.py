@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,9 @@ def _failure(program: str, what: str, said: str, code: int) -> Exception:
     full = os.strerror(errno.ENOSPC)
     if any(full in line for line in lines):
         return NoSpaceError(f"No space is left for {what}.", hint="Free some space, then run the same command again.")
-    lines = [line for line in lines if not line.startswith("Error: executing ")] or lines  # podman's, of the program that it runs for compose
+    # Podman's, of the program that it runs for compose, and a build's, of the step that failed: what failed there was said before.
+    idle = ("Error: executing ", "did not complete successfully: exit code")
+    lines = [re.sub(r"^(#\d+ )?\d+\.\d+ ", "", line) for line in lines if not any(words in line for words in idle)] or lines
     telling = [line for line in lines if any(word in line.lower() for word in ("error", "fatal", "failed", "denied", "can't", "cannot"))]
     words = (telling or lines or ["it said nothing"])[-1]
     return EngineError(f"{program} failed for {what}: {words[:300]}", hint=f"It ended with exit code {code}.")

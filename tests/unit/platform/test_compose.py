@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scanvit.cluster.jobs import read_runtime_env
 from scanvit.core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
 from scanvit.platform import compose
 from scanvit.platform.compose import Compose, command, detect, environment
@@ -66,14 +67,53 @@ def test_an_engine_is_found_or_the_package_is_named(fake_engine: Path, monkeypat
     with pytest.raises(EngineError, match="Neither docker compose nor podman compose") as caught:
         detect()
     assert "--native" in (caught.value.hint or "")
-    with pytest.raises(EngineError, match="podman compose is not installed"):
+    with pytest.raises(EngineError, match="podman compose is not installed") as caught:
         detect("podman")
+    assert "docker-compose" in (caught.value.hint or ""), "podman-compose knows too little (docs/containers.md)"
 
 
 def test_a_port_that_the_engine_finds_taken_is_told_as_such(settings: Settings, fake_engine: Path) -> None:
     (fake_engine / "answer").write_text('echo "Error: Bind for 127.0.0.1:8000 failed: port is already allocated" >&2; exit 1')
     with pytest.raises(PortTakenError, match="8000"):
         Compose("docker").start(settings, ("mlflow",))
+
+
+def test_an_image_that_cannot_be_fetched_is_named_before_anything_starts(settings: Settings, fake_engine: Path) -> None:
+    """Compose itself would start none of the services, name no image, and the platform would be stuck with the profile."""
+    model = {"services": {"mlflow": {"image": "scanvit-mlflow:1", "build": {"context": ".."}}, "grafana": {"image": "grafana/grafana:1"}}}
+    pull = 'case "$*" in *" pull "*) echo "Error response from daemon: lookup registry: network is unreachable" >&2; exit 18;; esac'
+    (fake_engine / "answer").write_text(f"{pull}\ncat <<'END'\n{json.dumps(model)}\nEND\n")
+    with pytest.raises(EngineError, match=r"the image grafana/grafana:1: .*network is unreachable") as caught:
+        Compose("docker").preflight(settings, ("mlflow", "monitoring"))
+    assert "docker load" in (caught.value.hint or "")
+    assert (fake_engine / "calls").read_text().splitlines()[-1].endswith("pull --quiet --policy missing grafana")
+
+
+def test_an_image_that_cannot_be_built_is_told_by_what_the_build_said(settings: Settings, fake_engine: Path) -> None:
+    lines = [
+        "#8 11.51 ERROR: No matching distribution found for torch==2.13.0+rocm7.2",
+        "#8 11.52 error: PyTorch did not come from https://download.example/whl.",
+        '#8 ERROR: process "/bin/bash -c bash /install-torch" did not complete successfully: exit code: 1',
+        "------",
+        " > [torch 1/1] RUN bash /install-torch:",
+        "11.52 error: PyTorch did not come from https://download.example/whl.",
+        "------",
+        'failed to solve: process "/bin/bash -c bash /install-torch" did not complete successfully: exit code: 1',
+    ]
+    (fake_engine / "answer").write_text("cat >&2 <<'END'\n" + "\n".join(lines) + "\nEND\nexit 17\n")
+    with pytest.raises(EngineError, match=r"for the platform: error: PyTorch did not come from https://download.example/whl\.$"):
+        Compose("docker").start(settings, ("ray",))
+
+
+def test_jobs_from_this_machine_are_told_where_the_services_are_for_the_nodes(settings: Settings, fake_engine: Path) -> None:
+    """`scanvit ray submit` sends along what client.env says, and 127.0.0.1 is another place in a container."""
+    Compose("docker").start(settings, ("mlflow", "ray"))
+    own = {name: value for name, value in settings.client_environment().items() if "127.0.0.1" in value and name != "RAY_API_SERVER_ADDRESS"}
+    inside = read_runtime_env(settings.folder / "runtime.json")["env_vars"]
+    assert inside == {"DATA_PATH": "/mnt/object", **dict.fromkeys(own, "http://store:8333"), "MLFLOW_TRACKING_URI": "http://mlflow:8000"}
+    elsewhere = replace(settings, values={**settings.values, "STORE_ENDPOINT_URL": "https://s3.example.org"})
+    Compose("docker").start(elsewhere, ("ray",))
+    assert read_runtime_env(settings.folder / "runtime.json")["env_vars"]["AWS_ENDPOINT_URL"] == "https://s3.example.org"
 
 
 def test_containers_that_ended_are_failures(settings: Settings, fake_engine: Path) -> None:
