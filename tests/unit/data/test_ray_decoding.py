@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,16 @@ def test_without_ray_the_command_says_how_to_get_it(tmp_path: Path, monkeypatch:
     (tmp_path / "in").mkdir()
     assert main(["data", "prepare", str(tmp_path / "in"), "-o", str(tmp_path / "pack"), "--engine", "ray"]) == 10
     assert "scanvit[ray]" in capsys.readouterr().err
+
+
+def test_a_cluster_that_does_not_start_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nSee the logs.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init)
+    with pytest.raises(DataError, match=r"no connection to a local Ray cluster: The current node timed out during startup"), ray_decoding._cluster(ray):
+        raise AssertionError
 
 
 def test_nothing_to_do_starts_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
