@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from tests.integration.cluster_harness import RAY, RayCluster
+from tests.integration.cluster_harness import RAY, RayCluster, wait_for
 from tests.integration.conftest import SOURCES, ObjectStore, Scanvit
 from tests.integration.test_notebooks import run as run_notebook
 from tests.integration.training_runs import SETTINGS, assert_same
@@ -101,16 +101,27 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
     raise AssertionError(f"{pattern!r} is not in the output:\n{''.join(seen)}{process.stderr.read() if process.stderr else ''}")
 
 
+def workers(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """Process ids of both ranks, once both have started."""
+    found: dict[int, int] = {}
+    while len(found) < 2:
+        rank, pid = map(int, read_until(process, r"worker (\d) started on .* \(process (\d+)\)").groups())
+        found[rank] = pid
+    return found[0], found[1]
+
+
 @contextlib.contextmanager
-def held(process: subprocess.Popen[str], pattern: str) -> Iterator[None]:
-    """Once a line of the output matches, the training stands still for as long as the block lasts: no machine is too fast to be disturbed."""
-    worker = int(read_until(process, r"worker 1 started on .* \(process (\d+)\)")[1])
+def held(process: subprocess.Popen[str], pattern: str) -> Iterator[int]:
+    """Once a line of the output matches, the training stands still for as long as the block lasts: no machine is too fast to be disturbed. Gives
+    the process of rank zero, whose threads go on."""
+    first, second = workers(process)
     read_until(process, pattern)
-    os.kill(worker, signal.SIGSTOP)
+    os.kill(second, signal.SIGSTOP)
     try:
-        yield
+        yield first
     finally:
-        os.kill(worker, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # Ray ends it where the other one is gone
+            os.kill(second, signal.SIGCONT)
 
 
 def processes_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -143,9 +154,9 @@ def test_a_run_whose_worker_is_killed_is_the_run_of_plain_ddp(client: Client, sm
     tracking = client.folder / "mlflow.db"
     options = ("--pack", small_pack, "--num-workers", "2", "--storage", "s3://runs", "--name", "killed", "--run-dir", "runs/killed")
     process = client.start("ray", "train", "tiny", *options, *RECIPE, *TRACKED, MLFLOW_TRACKING_URI=f"sqlite:///{tracking}")
-    worker = int(read_until(process, r"worker 0 started on .* \(process (\d+)\)")[1])
-    read_until(process, r"epoch +2/")
-    os.kill(worker, signal.SIGKILL)
+    with held(process, r"epoch +2/") as worker:
+        wait_for(lambda: stored(client, "killed"), "a checkpoint in the store: it travels beside the training", every_s=0.5)
+        os.kill(worker, signal.SIGKILL)
     read_until(process, r"going on from the checkpoint of step \d+")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err

@@ -35,7 +35,7 @@ def show_summary(summary: PrepareSummary, *, shown_path: Path, next_command: boo
     reused = f", {summary.reused:,} images decoded by an earlier run" if summary.reused else ""
     console.print(f"{shown_path} in {summary.time_s:.1f} s{reused}\nfingerprint {summary.fingerprint}")
     if next_command:
-        console.print(f"\nNext: scanvit train tiny --pack {shown_path}")
+        console.print(f"\nNext: scanvit train modern --pack {shown_path}")
 
 
 def show_gates(gates: Sequence[Gate], *, pack: Path | None = None) -> None:

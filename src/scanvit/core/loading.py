@@ -151,8 +151,14 @@ def _explain(errors: list[ErrorDetails], where: str) -> ConfigError:
         return _unknown_key(key, where)
     value = first["input"]
     shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
-    reasons = dict.fromkeys(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in errors if _key(e) == key)  # several for a union of types
+    reasons = dict.fromkeys(_reason(e) for e in errors if _key(e) == key)  # several for a union of types
     return ConfigError(f"{where}: {key} is {shown}: {', or '.join(reasons)}.", hint="Mend the value, or leave the key out for its default.")
+
+
+def _reason(error: ErrorDetails) -> str:
+    if error["type"] == "missing":  # of a pair: pydantic says "field required"
+        return "an entry is missing"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _key(error: ErrorDetails) -> str:

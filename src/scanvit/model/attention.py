@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from . import fused_attention
 
-_TILE_BYTES = 2**22
-"""Scores held at a time, of the order of the caches that a core has to itself. An attention that is larger is a tile of its own."""
+_TILE_BYTES = 2**21
+"""Scores that a thread holds at a time, of the order of the cache that a core has to itself. An attention that is larger is held whole."""
 
 
 def attend(tokens: Tensor, *, qkv: nn.Linear, proj: nn.Linear, heads: int) -> Tensor:
@@ -97,23 +97,23 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     scores = _tile_of_scores(q, k)
-    slopes, d_scores = torch.empty_like(scores), torch.empty_like(scores)
+    room = torch.empty_like(scores)
     for tile in _tiles(len(q), len(scores)):
-        count = tile.stop - tile.start
-        probs = _probs(q[tile], k[tile], scale, out=scores)
+        probs, slopes = _probs(q[tile], k[tile], scale, out=scores), room[: tile.stop - tile.start]
         torch.bmm(probs.transpose(1, 2), slope[tile], out=dv[tile])
-        torch.bmm(slope[tile], v[tile].transpose(1, 2), out=slopes[:count])
-        torch._softmax_backward_data(slopes[:count], probs, -1, q.dtype, grad_input=d_scores[:count])
-        torch.bmm(d_scores[:count], k[tile], out=dq[tile])
-        torch.bmm(d_scores[:count].transpose(1, 2), q[tile], out=dk[tile])
+        torch.bmm(slope[tile], v[tile].transpose(1, 2), out=slopes)
+        torch._softmax_backward_data(slopes, probs, -1, q.dtype, grad_input=slopes)  # over itself: a row is read before it is written
+        torch.bmm(slopes, k[tile], out=dq[tile])
+        torch.bmm(slopes.transpose(1, 2), q[tile], out=dk[tile])
     return dq.mul_(scale), dk.mul_(scale), dv
 
 
 def _tile_of_scores(q: Tensor, k: Tensor) -> Tensor:
-    """Room for the scores (T, R, N) of the attentions of one tile."""
+    """Room for the scores (T, R, N) of the attentions of one tile: as many for each thread, since whole ones are shared out without a loss, and
+    parts of one are not: what a thread has made would lie in another's cache."""
     groups, rows, columns = len(q), q.shape[1], k.shape[1]
-    size = max(1, min(groups, _TILE_BYTES // (rows * columns * q.element_size())))
-    return q.new_empty(size, rows, columns)
+    for_each = max(1, _TILE_BYTES // (rows * columns * q.element_size()))
+    return q.new_empty(min(groups, for_each * torch.get_num_threads()), rows, columns)
 
 
 def _tiles(groups: int, size: int) -> list[slice]:

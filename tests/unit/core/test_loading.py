@@ -40,6 +40,7 @@ def test_overrides_change_single_settings_and_read_exponents_without_a_dot() -> 
         ("epochs=1", UnknownKeyError, "Did you mean 'schedule.warmup_epochs' or 'trainer.max_epochs'?"),
         ("seed.x=2", UnknownKeyError, "'seed.x' is no setting"),
         ("optimizer.lr=fast", ConfigError, "optimizer.lr is 'fast'"),
+        ("optimizer.betas=[0.9]", ConfigError, "optimizer.betas is [0.9]: an entry is missing."),
         ("optimizer.lr=-1", ConfigError, "optimizer.lr is -1"),
         ("optimizer.name=sgd", ConfigError, "optimizer.name is 'sgd'"),
         ("trainer.devices=many", ConfigError, "trainer.devices is 'many'"),
