@@ -29,13 +29,17 @@ SUITES = {
     "scaling": "two processes on two cores against one on one, what checkpoints cost; 4 minutes",
     "cluster": "a run on Ray against plain DDP, the start-up in parts; 4 minutes",
     "gpu": "the reference network on one GPU: images/s, share of peak, 12 epochs; 10 minutes on a fast card",
-    "road": "each stage's time and memory, and how they grow with the images; 5 minutes",
+    "road": "each stage's time and memory, and how they grow with the images; 6 minutes",
     "scale": "memory and time of prepare, audit and loader by the number of images; 5 minutes",
 }
 
 
+WIDTH = 180
+"""Columns of the tables where no terminal has its own."""
+
+
 def show(figures: list[Figure], least: dict[str, float]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     ratios = [figure for figure in figures if isinstance(figure, Ratio)]
     if ratios:
         table = Table(title="against baselines", title_justify="left")

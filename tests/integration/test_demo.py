@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +17,7 @@ from tests.integration.conftest import Scanvit
 import scanvit as library
 from scanvit.core.events import metric_history
 from scanvit.data.pack import Pack
+from scanvit.evaluation.engine import open_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1100)]
 
@@ -87,3 +89,24 @@ def test_the_model_loads_from_the_run_and_agrees_with_its_predictions_table(demo
         found = model.logits(torch.from_numpy(np.array(pack.images("test")))).argmax(1).numpy()
     scores = json.loads((run_dir / "scores-test.json").read_text())
     assert float((found == pack.targets("test")).mean()) == pytest.approx(scores["overall"]["accuracy"]["value"])
+
+
+def test_photographs_noise_and_negatives_are_named_as_outliers(demo: tuple[Path, str]) -> None:
+    """A trained network is sure of all of them: what it calls them must not be listened to."""
+    engine, pack = open_engine(demo[0] / "here" / "runs" / "tiny"), Pack.open(demo[0] / "here" / "pack")
+    test, size = np.array(pack.images("test")), pack.contract.image_size_px
+    grey = [photo.mean(axis=2).astype(np.uint8) for photo in load_sample_images().images]
+    crops = [photo[top : top + 3 * size, left : left + 3 * size][1::3, 1::3] for photo in grey for top in (0, 100, 200) for left in (0, 200, 400)]
+    noise = np.random.default_rng(0).integers(0, 256, (50, 1, size, size), np.uint8)
+
+    def outliers(pixels: np.ndarray) -> float:
+        scores = engine(pixels).outlier_scores
+        assert scores is not None
+        return float((scores > 1).mean())
+
+    assert outliers(test) < 0.1
+    assert {name: outliers(images) for name, images in {"photos": np.stack(crops)[:, None], "noise": noise, "negatives": 255 - test}.items()} == {
+        "photos": pytest.approx(1, abs=0.1),
+        "noise": 1,
+        "negatives": pytest.approx(1, abs=0.1),
+    }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
-FORMAT = 2
+FORMAT = 3
 """Of the record in a checkpoint. One of another format, of an earlier version, is fitted again (``is_current``)."""
 COVERAGE = 0.9
 """Of the sets of classes."""
@@ -56,20 +56,21 @@ class Calibration:
             "thresholds": [asdict(threshold) for threshold in self.thresholds],
             "confidences": list(self.confidences),
             "conformal": {"coverage": self.conformal.coverage, "thresholds": list(self.conformal.thresholds)},
-            "outliers": self.outliers.to_dict() if self.outliers else None,
+            "outlier_detector": self.outliers.to_dict() if self.outliers else None,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Of a record of this version or an earlier one, which holds less (``is_current``)."""
         thresholds = tuple(Threshold(**threshold) for threshold in values["thresholds"])
+        told = values.get("outlier_detector")
         return cls(
             images=int(values.get("images", 0)),
             temperature=float(values["temperature"]),
             thresholds=thresholds,
             confidences=tuple(values.get("confidences", ())),
             conformal=Conformal(coverage=values["conformal"]["coverage"], thresholds=tuple(values["conformal"]["thresholds"])),
-            outliers=OutlierDetector.from_dict(values["outliers"]) if values["outliers"] else None,
+            outliers=OutlierDetector.from_dict(told) if told else None,
         )
 
 
@@ -107,8 +108,8 @@ def fit_on(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], clas
 
 def _fit_outliers(model: Classifier, pack: Pack, val: Inference) -> OutlierDetector | None:
     targets = np.asarray(pack.targets("train"), np.int64)
-    if len(targets) < 2 or len(val.features) < 2:
+    if len(targets) < 2 or len(val.traits) < 2:
         return None
     step = max(1, -(-len(targets) // _MOST_IMAGES))
     train = infer(model, pack.images("train")[::step])
-    return OutlierDetector.fit(train.features, targets[::step]).calibrated(val.features)
+    return OutlierDetector.fit(train.traits, targets[::step]).calibrated(val.traits)

@@ -76,8 +76,8 @@ class TorchEngine:
         self._outliers: OutlierDetector | None = self.calibration.outliers if self.calibration else None
 
     def __call__(self, pixels: Pixels) -> Answers:
-        logits, features = infer(self.model, pixels)
-        scores = self._outliers.score(features) if self._outliers else None
+        logits, traits = infer(self.model, pixels)
+        scores = self._outliers.score(traits) if self._outliers else None
         return Answers(logits, softmax(logits, self.model.temperature), scores)
 
     def explain(self, pixels: Pixels, classes: Sequence[int]) -> Maps:

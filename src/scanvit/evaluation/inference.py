@@ -24,12 +24,12 @@ _BATCH_PX = {"cpu": 2**18, "cuda": 2**22}
 
 
 class Inference(NamedTuple):
-    """Of N images: what the network says, and what its head read."""
+    """Of N images: what the network says, and what tells outliers."""
 
     logits: npt.NDArray[np.float32]
     """(N, K)"""
-    features: npt.NDArray[np.float32]
-    """(N, D)"""
+    traits: npt.NDArray[np.float32]
+    """(N, 2 S): ``VisionTransformer.features_and_traits``."""
 
 
 def default_processes() -> int:
@@ -57,19 +57,19 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     """
     import torch
 
-    device, n, head = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network.head
+    device, n, network = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network
     step = batch_size(images.shape[1:], passes=model.inference.passes)
     parts = [(start, min(start + step, n)) for start in range(0, n, step)]
     if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
         results = _in_processes(model, images, parts, processes)
     else:
         results = _here(model.to(device), images, parts)
-    logits, features = np.empty((n, head.out_features), np.float32), np.empty((n, head.in_features), np.float32)
+    logits, traits = np.empty((n, network.num_classes), np.float32), np.empty((n, network.n_traits), np.float32)
     for (start, stop), result in zip(parts, results, strict=True):
-        logits[start:stop], features[start:stop] = result
+        logits[start:stop], traits[start:stop] = result
         if progress:
             progress(stop, n)
-    return Inference(logits, features)
+    return Inference(logits, traits)
 
 
 def _here(model: Classifier, images: npt.NDArray[np.uint8], parts: Iterable[tuple[int, int]]) -> Iterator[Inference]:
@@ -83,8 +83,8 @@ def _infer_batch(model: Classifier, pixels: npt.NDArray[np.uint8]) -> Inference:
     head = model.network.head
     # A GPU's convolutions would round float32 to ten bits (TF32), and the same image would get another probability than on a CPU.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        read = model.features(torch.from_numpy(np.array(pixels)).to(head.weight.device))
-        return Inference(head(read).float().cpu().numpy(), read.float().cpu().numpy())
+        features, traits = model.read(torch.from_numpy(np.array(pixels)).to(head.weight.device))
+        return Inference(head(features).float().cpu().numpy(), traits.float().cpu().numpy())
 
 
 def _in_processes(model: Classifier, images: np.memmap[Any, Any], parts: list[tuple[int, int]], processes: int) -> Iterator[Inference]:

@@ -26,14 +26,15 @@ OPSET = 20
 
 
 class Tail(nn.Module):
-    """What stands behind the network: logits (B, K) and features (B, D) -> probabilities (B, K) and, where a detector was fitted, the outlier score (B,).
+    """What stands behind the network: logits (B, K) and traits (B, 2 S) -> probabilities (B, K) and, where a detector was fitted, the outlier score (B,).
 
-    The Mahalanobis distance is taken as the length of L^T (x - mean) with precision = L L^T: in float32 the product with the precision itself loses
-    digits.
+    The Mahalanobis distance is taken as the length of L^T (x - mean) with precision = L L^T, and from the classes' centre: in float32 the product
+    with the precision itself, or of what is far from 0, loses digits.
     """
 
     temperature: Tensor
     root: Tensor | None
+    centre: Tensor
     means: Tensor
 
     def __init__(self, model: Classifier) -> None:
@@ -45,13 +46,15 @@ class Tail(nn.Module):
         if outliers:
             root = np.linalg.cholesky(outliers.precision) / outliers.limit
             self.register_buffer("root", torch.from_numpy(root).float())
-            self.register_buffer("means", torch.from_numpy(outliers.class_means @ root).float())
+            centre = outliers.class_means.mean(axis=0)
+            self.register_buffer("centre", torch.from_numpy(centre).float())
+            self.register_buffer("means", torch.from_numpy((outliers.class_means - centre) @ root).float())
 
-    def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, logits: Tensor, traits: Tensor) -> tuple[Tensor, ...]:
         probabilities = (logits / self.temperature).softmax(dim=1)
         if self.root is None:
             return (probabilities,)
-        gaps = (features @ self.root)[:, None] - self.means
+        gaps = ((traits - self.centre) @ self.root)[:, None] - self.means
         return probabilities, (gaps * gaps).sum(dim=2).amin(dim=1).sqrt()
 
 
@@ -65,9 +68,9 @@ class Exported(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        features = self.model.features(pixels)
+        features, traits = self.model.read(pixels)
         logits = self.model.network.head(features)
-        return (logits, *self.tail(logits, features))
+        return (logits, *self.tail(logits, traits))
 
     @property
     def outputs(self) -> list[str]:

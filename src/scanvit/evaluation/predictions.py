@@ -149,7 +149,7 @@ def predict_split(model: Classifier, pack: Pack, split: str, *, processes: int =
     if not len(targets):
         filled = [name for name in ("train", "val", "test", "final_eval") if len(pack.targets(name))]
         raise DataError(f"The split {split!r} of the pack has no images.", hint=f"Choose another with --split: {', '.join(filled) or 'all are empty'}.")
-    logits, features = infer(model, pack.images(split), processes=processes, progress=progress)
+    logits, traits = infer(model, pack.images(split), processes=processes, progress=progress)
     if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
         raise CheckpointError(
             f"The network gives no finite numbers for {broken:,} of {len(logits):,} images.",
@@ -164,13 +164,13 @@ def predict_split(model: Classifier, pack: Pack, split: str, *, processes: int =
         logits=logits,
         class_names=list(model.class_names),
         fingerprint=pack.fingerprint,
-        outlier_scores=outlier_scores(model, features),
+        outlier_scores=outlier_scores(model, traits),
         temperature=model.temperature,
         checkpoint=dict(model.metrics),
     )
 
 
-def outlier_scores(model: Classifier, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
-    """(N, D) -> (N,); None where the checkpoint holds no detector."""
-    detector = model.calibration.get("outliers")
-    return OutlierDetector.from_dict(detector).score(features) if detector else None
+def outlier_scores(model: Classifier, traits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+    """(N, 2 S) -> (N,); None where the checkpoint holds no detector."""
+    detector = model.calibration.get("outlier_detector")
+    return OutlierDetector.from_dict(detector).score(traits) if detector else None

@@ -83,17 +83,20 @@ class Classifier(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W), uint8 in 0..255 -> logits (B, K)."""
-        return self.network.head(self.features(pixels))
+        return self.network.head(self.read(pixels)[0])
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, C, H, W), uint8 in 0..255 -> what the head reads, (B, D): the mean over the shifts of ``inference``.
+    def read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, C, H, W), uint8 in 0..255 -> what the head reads, (B, D), and the traits that tell outliers, (B, 2 S): the means over the shifts
+        of ``inference``.
 
         The head is linear, so that this is the mean of the logits as well.
         """
         images = self.contract.normalize(pixels)
         if not self.inference.shift_px:
-            return self.network.features(images)
-        return self.network.features(at_shifts(images, self.inference.shift_px)).unflatten(0, (self.inference.passes, -1)).mean(dim=0)
+            return self.network.features_and_traits(images)
+        features, traits = self.network.features_and_traits(at_shifts(images, self.inference.shift_px))
+        passes = (self.inference.passes, -1)
+        return features.unflatten(0, passes).mean(dim=0), traits.unflatten(0, passes).mean(dim=0)
 
 
 def save_checkpoint(

@@ -52,11 +52,29 @@ class VisionTransformer(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the head reads: (B, C, H, W) -> (B, D)."""
-        return self.norm(self.pool(self.blocks(self.embed(images))))
+        return self._features(self.stem(images))
+
+    def features_and_traits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``features``, and how the stem sees the images, (B, 2 S): the mean and the standard deviation of each of its S maps over all positions.
+
+        What kind of picture it is shows in them, of which little is left in what the head reads (``evaluation.outliers``).
+        """
+        maps = self.stem(images)
+        return self._features(maps), torch.cat((maps.mean(dim=(2, 3)), maps.std(dim=(2, 3), correction=0)), dim=1)
+
+    @property
+    def n_traits(self) -> int:
+        return 2 * self.config.stem_widths[-1]
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1 + N, D): the [CLS] token, then the patch tokens row by row, with their position embeddings."""
-        patches = self.patch_embed(self.stem(images).permute(0, 2, 3, 1).flatten(1, 2))
+        return self._tokens(self.stem(images))
+
+    def _features(self, maps: Tensor) -> Tensor:
+        return self.norm(self.pool(self.blocks(self._tokens(maps))))
+
+    def _tokens(self, maps: Tensor) -> Tensor:
+        patches = self.patch_embed(maps.permute(0, 2, 3, 1).flatten(1, 2))
         tokens = torch.cat((self.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
         return self.pos_drop(tokens + self.pos_embed)
 

@@ -55,8 +55,10 @@ def test_only_plain_data_is_kept(make_run: Callable) -> None:
 
 def test_a_record_of_an_earlier_version_can_be_used_but_is_not_current() -> None:
     threshold = {"class_name": "a", "rule": "sensitivity", "target": 0.95, "threshold": 0.3}
-    record = {"temperature": 2.0, "thresholds": [threshold], "conformal": {"coverage": 0.9, "thresholds": [0.1]}, "outliers": None}
+    record = {"temperature": 2.0, "thresholds": [threshold], "conformal": {"coverage": 0.9, "thresholds": [0.1]}}
+    record["outliers"] = {"class_means": [[0.0]], "precision": [[1.0]], "limit": 1.0}  # of what the head reads, as it was before
     assert not is_current(record)
     found = Calibration.from_dict(record)
     assert (found.temperature, found.thresholds[0].threshold, found.thresholds[0].sensitivity, found.confidences) == (2.0, 0.3, None, ())
+    assert found.outliers is None
     assert is_current(found.to_dict())

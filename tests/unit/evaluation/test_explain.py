@@ -93,7 +93,7 @@ def test_each_image_has_its_own_map_however_many_there_are(trained: Classifier) 
     pixels, classes, _ = marked(11, 4)
     together = explain(trained, pixels, classes.tolist())
     alone = [explain(trained, pixels[[i]], [int(classes[i])])[0] for i in range(11)]
-    assert together == pytest.approx(np.stack(alone), abs=1e-5)
+    assert together == pytest.approx(np.stack(alone), rel=1e-3, abs=1e-4)  # batches of another size round otherwise on some processors
 
 
 def test_explaining_leaves_the_network_as_it_was(trained: Classifier) -> None:

@@ -11,7 +11,7 @@ MIX = np.array([[1.0, 0.5, 0.0], [0.0, 0.3, 0.0], [0.2, 0.0, 2.0]])
 
 
 def drawn(n: int, seed: int, *, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes at distance 10, correlated features."""
+    """Two classes at distance 10, correlated traits."""
     random = np.random.default_rng(seed)
     targets = random.integers(0, 2, size=n)
     return (random.normal(size=(n, 3)) @ MIX + 10 * targets[:, None] * [1, 0, 0] + shift * np.array([0, 1, 0])).astype(np.float32), targets
@@ -34,13 +34,13 @@ def test_of_images_like_those_of_val_one_in_a_hundred_is_an_outlier() -> None:
 def test_it_survives_a_file() -> None:
     detector = OutlierDetector.fit(*drawn(100, 5)).calibrated(drawn(50, 6)[0])
     again = OutlierDetector.from_dict(json.loads(json.dumps(detector.to_dict())))
-    features = drawn(30, 7)[0]
-    assert (again.score(features) == detector.score(features)).all()
+    traits = drawn(30, 7)[0]
+    assert (again.score(traits) == detector.score(traits)).all()
 
 
-def test_a_class_without_images_and_a_feature_that_never_varies() -> None:
-    features, targets = drawn(200, 8)
-    detector = OutlierDetector.fit(np.c_[features, np.ones(200)], targets * 4)
+def test_a_class_without_images_and_a_trait_that_never_varies() -> None:
+    traits, targets = drawn(200, 8)
+    detector = OutlierDetector.fit(np.c_[traits, np.ones(200)], targets * 4)
     assert detector.class_means.shape == (2, 4)
     scores = detector.score(np.array([[0.0, 0, 0, 1], [0.0, 0, 0, 2]]))
     assert np.isfinite(scores).all()
