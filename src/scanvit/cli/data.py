@@ -113,9 +113,9 @@ def audit(pack: Path, acknowledge: tuple[str, ...]) -> None:
     with stage_progress() as progress:
         gates = audit_pack(pack, acknowledge=reasons, progress=progress)
     show_gates(gates)
-    for gate in gates:
-        if gate.gate in reasons and gate.verdict != "acknowledged":
-            click.echo(f"{gate.gate} did not fail: there is nothing to acknowledge, and the reason given for it is not kept.")
+    for found in gates:
+        if found.gate in reasons and found.verdict != "acknowledged":
+            click.echo(f"{found.gate} did not fail: there is nothing to acknowledge, and the reason given for it is not kept.")
     click.echo(f"page  {printable(str(pack / 'audit.html'))}")
     if failed := [gate.gate for gate in gates if gate.verdict == "fail"]:
         answer = " ".join(f'--acknowledge {gate}="REASON"' for gate in failed)

@@ -187,7 +187,9 @@ def test_another_pack_is_refused_and_nothing_written(make_run: Callable) -> None
 
 def test_what_an_earlier_version_fitted_is_fitted_again(make_run: Callable) -> None:
     run = make_run()
-    set_calibration(run.run_dir / "checkpoint.pth", {"temperature": 7.0, "thresholds": [], "conformal": {"coverage": 0.9, "thresholds": []}, "outlier_detector": None})
+    set_calibration(
+        run.run_dir / "checkpoint.pth", {"temperature": 7.0, "thresholds": [], "conformal": {"coverage": 0.9, "thresholds": []}, "outlier_detector": None}
+    )
     scores = evaluate(run.run_dir, draws=0)
     assert scores.trust is not None
     assert scores.trust.calibrated.temperature != 7.0
