@@ -1,6 +1,6 @@
 """Time and memory of the audit's near-duplicate search as the number of images grows, and what comparing each with each would take.
 
-    python -m benchmarks.audit 20000 200000 1000000 -o benchmarks/results/audit.json
+    python -m benchmarks.audit 20000 200000 1000000 -o benchmarks/results/audit-million.json
 
 Two kinds of hashes: ``even``, whose bits are fair coins, and ``alike``, which are drawn around 5,000 shared ones with a quarter of the bits
 changed, so that neighbours are as near as those of one kind of X-ray (median distance to the nearest stranger about 70 of 256 bits). In both a

@@ -1,6 +1,6 @@
 """Memory and time of prepare, audit and the loader as the number of images grows.
 
-    python -m benchmarks.scale 20000 200000 1000000 --work /tmp/scale -o benchmarks/results/scale.json
+    python -m benchmarks.scale 20000 200000 1000000 --work /tmp/scale -o benchmarks/results/scale-million.json
 
 The images are noise of 16 x 16 pixels in a MedMNIST file that is written piece by piece: every image is different, and each is a patient of its
 own, which is the worst case for whatever is kept per patient. Every stage runs in a fresh process, so that its peak is its own. Two peaks are
