@@ -251,9 +251,10 @@ def _warnings(selections: list[Selection]) -> list[str]:
     for selection in selections:
         name = selection.source.name
         if not selection.knows_patients:
+            they_say = any(path.lower().endswith((".dcm", ".dicom")) for path in selection.candidates.paths)
             warnings.append(
                 f"{name}: nothing tells the patients, so each image counts as its own patient. Splits may share patients unseen: "
-                "say in a sources file who they are (docs/data.md)."
+                f"say in a sources file who they are ({'patient: dicom takes it from the files; ' if they_say else ''}docs/data.md)."
             )
         if selection.keeps_splits:
             warnings.append(f"{name}: the splits that it came with are kept.")

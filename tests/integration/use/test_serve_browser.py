@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.browser import CHROMIUM, Browser
 from tests.integration.conftest import Scanvit
 from tests.integration.use.test_serve import started
@@ -94,6 +95,21 @@ def test_a_bad_file_is_told_and_the_keyboard_reaches_everything(browser: Browser
     assert {"skip", "file", "reading", "token"} <= reached
     unnamed = "[...document.querySelectorAll('input, select')].filter(field => !field.labels.length).length"
     assert browser.evaluate(unnamed) == 0
+
+
+def test_a_picture_of_something_else_gets_no_answer(browser: Browser, trained: Path, pictures: list[Path], tmp_path: Path) -> None:
+    Image.fromarray(np.kron([[255, 0], [0, 255]], np.ones((32, 32))).astype(np.uint8)).save(tmp_path / "board.png")
+    runner = Scanvit(tmp_path)
+    try:
+        browser.open(started(runner, trained))
+        for file, answers in ((pictures[0], True), (tmp_path / "board.png", False)):
+            browser.drop("#drop", file)
+            browser.wait(f"document.querySelector('#wait').textContent === 'Read: {file.name}'")
+            assert (browser.evaluate("document.querySelector('#answer').textContent") != "No answer for this image") == answers
+            assert browser.evaluate("document.querySelector('#outlier').hidden") == answers
+        assert "do not listen" in browser.evaluate("document.querySelector('#outlier').textContent")
+    finally:
+        runner.close()
 
 
 def test_the_page_may_run_nothing_but_its_own_script(browser: Browser, address: str) -> None:

@@ -96,12 +96,13 @@ function show(said) {
   at("frame").max = frames;
   at("of").textContent = `of ${frames}`;
   const drawn = said.pictures, one = said.images[drawn.frame - 1];
-  at("answer").textContent = `${one.prediction}, ${percent(one.probability)}`;
+  const answer = `${one.prediction}, ${percent(one.probability)}`;
+  at("answer").textContent = one.outlier ? "No answer for this image" : answer;
   at("wait").textContent = `Read: ${file.name}${frames > 1 ? `, frame ${drawn.frame}` : ""}`;
   at("found").hidden = false;
   showAgreement(one);
   at("outlier").hidden = !one.outlier;
-  at("outlier").textContent = one.outlier ? "This image is unlike all that the network was trained on. Do not listen to its answer." : "";
+  at("outlier").textContent = one.outlier ? `It is unlike all that the network was trained on. A network names a class for anything, here ${answer}: do not listen to it.` : "";
   showPictures(drawn, one);
   showRows(one);
   const sure = [];
