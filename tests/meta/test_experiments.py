@@ -22,7 +22,7 @@ def head(path: Path) -> dict[str, str]:
 
 
 def test_the_experiments_of_the_readme_are_shipped() -> None:
-    assert {path.stem for path in SHIPPED} >= {"reference", "tiny", "modern"}
+    assert {path.stem for path in SHIPPED} >= {"reference", "tiny", "modern", "small", "base"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
