@@ -39,26 +39,27 @@ def draw(result: dict[str, Any]) -> str:
     ticks = nice_ticks(low, high, 5)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     speeds = [math.log10(row["images_per_s"]) for row in rows]
-    slow, fast = math.floor(min(speeds)), math.ceil(max(speeds))
-    x = lambda speed: LEFT + (WIDTH - LEFT - RIGHT) * (math.log10(speed) - slow) / max(1, fast - slow)  # noqa: E731
+    slow, fast = min(speeds) - 0.15, max(speeds) + 0.15
+    x = lambda speed: LEFT + (WIDTH - LEFT - RIGHT) * (math.log10(speed) - slow) / (fast - slow)  # noqa: E731
     y = lambda share: HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (share - low) / (high - low)  # noqa: E731
     parts = [f'<text class="title" x="{LEFT}" y="20">Accuracy on {SPLIT} against training speed</text>']
     parts += [f'<text class="note" x="{LEFT}" y="36">{escape(describe(result))}</text>']
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{100 * tick:.0f} %</text>')
-    for power in range(slow, fast + 1):
-        parts.append(f'<text x="{x(10**power):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{10**power:g}</text>')
+    for speed in (step * 10**power for power in range(math.floor(slow), math.ceil(fast) + 1) for step in (1, 2, 5)):
+        if slow <= math.log10(speed) <= fast:
+            parts.append(f'<text x="{x(speed):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{speed:g}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">images trained a second</text>')
-    path = " ".join(f"{'M' if i == 0 else 'L'}{x(r['images_per_s']):.1f} {y(r['accuracy']):.1f}" for i, r in enumerate(front(rows)))
+    path = " ".join(f"{'M' if i == 0 else 'L'}{x(r['images_per_s']):.1f} {y(r['accuracy'][SPLIT]):.1f}" for i, r in enumerate(front(rows)))
     parts.append(f'<path class="front" d="{path}"/>')
-    for row in rows:
+    for number, row in enumerate(sorted(rows, key=lambda row: row["images_per_s"])):
         at, (bottom, top) = x(row["images_per_s"]), ends[row["experiment"]]
         parts.append(f'<line class="bar" x1="{at:.1f}" x2="{at:.1f}" y1="{y(bottom):.1f}" y2="{y(top):.1f}"/>')
-        anchor, shift = ("end", -9) if at > WIDTH - 160 else ("start", 9)
         parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{y(row["accuracy"][SPLIT]):.1f}" r="5"/>')
-        label = f"{row['experiment']}, {row['gflop_per_image']:.1f} GFLOP"
-        parts.append(f'<text x="{at + shift:.1f}" y="{y(row["accuracy"][SPLIT]) - 6:.1f}" text-anchor="{anchor}">{escape(label)}</text>')
+        label = f"{row['experiment']}, {row['gflop_per_image']:.2g} GFLOP"
+        under = y(bottom) + 18 if number % 2 else y(top) - 8  # neighbours on different sides
+        parts.append(f'<text x="{min(max(at, LEFT + 70), WIDTH - 70):.1f}" y="{under:.1f}" text-anchor="middle">{escape(label)}</text>')
     body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">\n<style>{STYLE}</style>\n{body}\n</svg>\n'
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu, road
+from benchmarks import gpu, pareto, road
 from benchmarks.contestants import baseline_network, make_setup, reference_network
 from benchmarks.harness import Cost, Options, Ratio, Skipped, below, floors, record
 from benchmarks.training import differences, losses
@@ -81,3 +82,18 @@ def test_every_stage_of_the_road_has_its_cost(tmp_path: Path) -> None:
     assert found.keys() == road.WHAT.keys()
     assert all(value >= 0 for value in found.values())
     assert found["train, peak"] > 100
+
+
+def test_the_pareto_picture_joins_what_nothing_beats() -> None:
+    def row(name: str, accuracy: float, speed: float) -> dict[str, object]:
+        figure = {"accuracy": {"value": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.02}, "images": 9, "patients": 3}
+        return {"experiment": name, "accuracy": {"val": accuracy}, "images_per_s": speed, "gflop_per_image": 1.0, "runs": [{"val": figure}]}
+
+    rows = [row("slow", 0.9, 10.0), row("beaten", 0.7, 50.0), row("<fast>", 0.8, 100.0)]
+    assert [each["experiment"] for each in pareto.front(rows)] == ["slow", "<fast>"]
+    drawn = ET.fromstring(pareto.draw({"rows": rows, "minutes": None}))
+    svg = "{http://www.w3.org/2000/svg}"
+    assert len(drawn.findall(f"{svg}circle")) == 3
+    path = drawn.find(f"{svg}path")
+    assert path is not None
+    assert path.get("d", "").count("L") == 1
