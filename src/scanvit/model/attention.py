@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import fused_attention
+from . import cpu_softmax, fused_attention
 
 _TILE_BYTES = 2**21
 """Scores that a thread holds at a time, of the order of the cache that a core has to itself. An attention that is larger is held whole."""
@@ -102,7 +102,7 @@ def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float
         probs, slopes = _probs(q[tile], k[tile], scale, out=scores), room[: tile.stop - tile.start]
         torch.bmm(probs.transpose(1, 2), slope[tile], out=dv[tile])
         torch.bmm(slope[tile], v[tile].transpose(1, 2), out=slopes)
-        torch._softmax_backward_data(slopes, probs, -1, q.dtype, grad_input=slopes)  # over itself: a row is read before it is written
+        cpu_softmax.softmax_gradient_(slopes, probs)
         torch.bmm(slopes, k[tile], out=dq[tile])
         torch.bmm(slopes.transpose(1, 2), q[tile], out=dk[tile])
     return dq.mul_(scale), dk.mul_(scale), dv
@@ -124,7 +124,7 @@ def _probs(q: Tensor, k: Tensor, scale: float, *, out: Tensor) -> Tensor:
     """Of one tile, written over ``out``."""
     scores = out[: len(q)]
     torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores)
-    return torch.softmax(scores, -1, out=scores)
+    return cpu_softmax.softmax_(scores)
 
 
 @_tiled.register_fake

@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import extending
 from numba.np import arrayobj
+
+from ...core.machine_code import CHECKED, MachineCode
 
 PAD_BYTES = 1024
 """Zeros that must follow a bit stream. No block of JPEG takes more: 64 symbols of at most 31 bits."""
 U = np.uint64
 intrinsic: Any = extending.intrinsic
-_settings: Any = numba.config
-CHECKED = bool(_settings.BOUNDSCHECK)
-"""Whether every access is checked (NUMBA_BOUNDSCHECK=1): slow, for tests."""
-_log = logging.getLogger(__name__)
 
-
-def _cache() -> Path:
-    """Where the machine code is kept for later processes: a folder for each content of this room, version of the compiler and processor, as numba
-    itself looks at the one file that a function stands in. It writes by renaming."""
-    processor = f"{_settings.CPU_NAME or binding.get_host_cpu_name()} {_settings.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
-    content = hashlib.sha256(f"{numba.__version__} {CHECKED} {processor}".encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        content.update(file.read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
-    return Path(_settings.CACHE_DIR or Path(home) / "scanvit" / "compiled") / f"jpeg-{content.hexdigest()[:16]}"
-
-
-CACHE = _cache()
-
-
-def once(compile_all: Callable[[], None]) -> None:
-    """Call ``compile_all`` unless a process has done so before; of several that start together, one does, and the others wait for it."""
-    ready = CACHE / "ready"
-    if ready.exists():
-        return
-    try:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with open(CACHE / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not ready.exists():
-                _log.warning("The JPEG decoder is compiled for this processor: once, about 10 s. The result is kept in %s.", CACHE)
-                compile_all()
-                ready.touch()
-    except OSError as cause:
-        _log.warning("The JPEG decoder is compiled anew by every process, as %s cannot be written: %s.", CACHE, cause.strerror or cause)
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compiled at the first call and kept in ``CACHE``; where that cannot be written, compiled in each process.
-
-    Releases the interpreter lock. No fast-math: all arithmetic here is on whole numbers, so every machine gives the same result.
-    """
-    before, _settings.CACHE_DIR = _settings.CACHE_DIR, str(CACHE)
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except (OSError, RuntimeError):
-        return numba.njit(nogil=True)(function)
-    finally:
-        _settings.CACHE_DIR = before
+CODE = MachineCode("jpeg", Path(__file__).parent.glob("*.py"), what="JPEG decoder", takes="about 10 s")
+compiled = CODE.compiled
+"""No fast-math: all arithmetic here is on whole numbers, so every machine gives the same result."""
 
 
 def _word_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -14,7 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba.np import arrayobj
 
-from .compiled import CHECKED, U, inlined, intrinsic, peek
+from ...core.machine_code import CHECKED
+from .compiled import U, inlined, intrinsic, peek
 from .tables import SHORT, SHORT_BITS
 
 LANES = 8

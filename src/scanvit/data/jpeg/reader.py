@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.contract import PixelContract
-from .compiled import PAD_BYTES, once
+from .compiled import CODE, PAD_BYTES
 from .header import JpegFile, read_jpeg
 from .lanes import LANES
 from .reduce import resample, to_gray, to_rgb, weights, zigzag
@@ -60,7 +60,7 @@ class _Scan:
 
 @cache
 def _compile() -> None:
-    once(_compile_all)
+    CODE.once(_compile_all)
 
 
 def _compile_all() -> None:
