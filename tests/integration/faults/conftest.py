@@ -87,7 +87,7 @@ def scanvit(tmp_path: Path) -> Iterator[MarkedScanvit]:
     """Fails a test that leaves a process behind."""
     runner = MarkedScanvit(tmp_path)
     yield runner
-    left = runner.wait_until_gone(within_s=10)
+    left = runner.wait_until_gone(within_s=60)
     runner.close()
     assert not left, "processes were left behind"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 import uuid
@@ -14,7 +15,7 @@ from typing import Any
 
 from tests.integration.conftest import SOURCES
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.training_runs import assert_same, differing_weights, last_step, wait_for_step
+from tests.integration.training_runs import assert_same, differing_weights, last_step
 
 from scanvit.core.events import read_events
 
@@ -41,16 +42,19 @@ class BrokenRun:
         self.process = self.scanvit.start(*(arguments or ("train", "--resume", self.run_dir, "--max-restarts", "0")), **environment)
         return self
 
-    def wait_for_new_step(self) -> None:
-        """Until the run has made steps that no command before has made."""
-        wait_for_step(self.run_dir, last_step(self.run_dir) + 3, self.process)
+    def breaks(self, name: str, how: str, *arguments: str | Path, rank: int | None, at: str = "step", step: int | None = None, code: int) -> BrokenRun:
+        """Take it up; one of its processes fails (``inject``), after three steps that no command before has made where no other is given."""
+        environment, once = inject(self.scanvit.folder, (how, rank, at, last_step(self.run_dir) + 3 if step is None else step))
+        self.take_up(*arguments, **environment).ended(name, code=code, at=once[0])
+        return self
 
-    def ended(self, name: str, *, code: int, at: float | None = None) -> None:
-        """Wait for the command and every process of it. ``at``: when the fault was, Unix time; now, where that was no other."""
-        at = time.time() if at is None else at
+    def ended(self, name: str, *, code: int, at: Path | None = None) -> None:
+        """Wait for the command and every process of it. ``at``: a file that was made at the fault; now, where there is none."""
+        now = time.time()
         self._wait(code)
+        since = at.stat().st_mtime if at else now
         assert self.scanvit.wait_until_gone(within_s=600) == []
-        self._faults[name] = _Met(exit_code=code, ended_s=time.time() - at, life=len(lives(self.run_dir)), command=len(self._said) - 1)
+        self._faults[name] = _Met(exit_code=code, ended_s=time.time() - since, life=len(lives(self.run_dir)), command=len(self._said) - 1)
 
     def went_on(self, *names: str, since: Sequence[Path] = ()) -> None:
         """The command came to its end by itself, through these faults. ``since``: files that were made at each of them."""
@@ -59,6 +63,12 @@ class BrokenRun:
         for number, (name, once) in enumerate(zip(names, since, strict=True), start=1):
             met = _Met(exit_code=0, ended_s=None, life=before + number, command=len(self._said) - 1, taken_up_at=once.stat().st_mtime)
             self._faults[name] = met
+
+    def move(self, run_dir: Path) -> BrokenRun:
+        """It goes on in a copy there."""
+        shutil.copytree(self.run_dir, run_dir)
+        self.run_dir = run_dir
+        return self
 
     def said(self, name: str) -> str:
         """By the command that met the fault."""
@@ -95,53 +105,6 @@ class _Met:
     """By the command after it, Unix time."""
 
 
-class Disturbance:
-    """Make it when the fault has happened or is about to; ``ended`` and ``resume``, or ``went_on``, measure; ``record`` writes the row."""
-
-    def __init__(self, scanvit: MarkedScanvit, run_dir: Path, process: subprocess.Popen[str]) -> None:
-        self.scanvit, self.run_dir, self.process = scanvit, run_dir, process
-        self.at = time.time()
-        self.figures: dict[str, Any] = {}
-
-    def ended(self, *, code: int, within_s: float = 600) -> str:
-        """Wait for the command and for every process that it started; return what it said."""
-        said = self._wait(code, within_s)
-        assert self.scanvit.wait_until_gone(within_s=within_s) == []
-        self.figures |= {"exit_code": code, "ended_s": time.time() - self.at}
-        return said
-
-    def resume(self, undisturbed: Path, *, run_dir: Path | None = None) -> str:
-        """``scanvit train --resume`` to the end, with the weights of ``undisturbed``; return what it said."""
-        self.run_dir = run_dir or self.run_dir
-        self.at = time.time()
-        self.process = self.scanvit.start("train", "--resume", self.run_dir)
-        said = self._wait(0, 600)
-        self._compare(undisturbed)
-        return said
-
-    def went_on(self, undisturbed: Path, *, since: Path | None = None) -> str:
-        """The command came to its end by itself. ``since``: a file that was made at the fault."""
-        said = self._wait(0, 600)
-        if since is not None:
-            self.at = since.stat().st_mtime
-        self.figures |= {"exit_code": 0, "ended_s": None}
-        self._compare(undisturbed)
-        return said
-
-    def record(self, fault: Fault) -> None:
-        fault.record(**self.figures)
-
-    def _wait(self, code: int, within_s: float) -> str:
-        out, err = self.process.communicate(timeout=within_s)
-        assert self.process.returncode == code, f"exit code {self.process.returncode}\n{out}\n{err}"
-        return out + err
-
-    def _compare(self, undisturbed: Path) -> None:
-        life = lives(self.run_dir)[-1]
-        assert_same(self.run_dir, undisturbed)
-        self.figures |= {"lost_steps": life.lost_steps, "recovery_s": life.new_at - self.at, "same_weights": differing_weights(self.run_dir, undisturbed) == []}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Life:
     lost_steps: int
@@ -163,8 +126,9 @@ def _life(before: list[dict[str, Any]], events: list[dict[str, Any]]) -> Life:
     return Life(lost_steps=made - (steps[0]["step"] - 1) if steps else 0, new_at=new["time"])
 
 
-def inject(folder: Path, *faults: tuple[str, int, str, int]) -> tuple[dict[str, str], list[Path]]:
-    """Environment variables that make processes of a run fail once each, and the files that are made when they do. ``faults``: how, rank, at, step."""
+def inject(folder: Path, *faults: tuple[str, int | None, str, int]) -> tuple[dict[str, str], list[Path]]:
+    """Environment variables that make processes of a run fail once each, and the files that are made when they do. ``faults``: how, rank, at, step
+    (``injected/sitecustomize.py``)."""
     once = [folder / f"injected-{uuid.uuid4().hex[:8]}" for _ in faults]
     described = [{"how": how, "rank": rank, "at": at, "step": step, "once": str(file)} for (how, rank, at, step), file in zip(faults, once, strict=True)]
     return {"SCANVIT_TEST_FAULTS": json.dumps(described), "PYTHONPATH": f"{SOURCES}{os.pathsep}{INJECTED}"}, once

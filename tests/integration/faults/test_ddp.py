@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.faults.recovery import BrokenRun, Disturbance, flip_a_bit, inject, truncate
-from tests.integration.training_runs import arguments, last_step, saved_step, wait_for_step
+from tests.integration.faults.recovery import BrokenRun, flip_a_bit, inject, truncate
+from tests.integration.training_runs import arguments, last_step, saved_step
 
 from scanvit.core.events import read_events
 
@@ -28,12 +26,6 @@ def undisturbed(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("undisturbed")
     Scanvit(folder)(*arguments(small_pack, folder / "run", *TWO))
     return folder / "run"
-
-
-def workers(scanvit: MarkedScanvit) -> list[psutil.Process]:
-    """The training processes, by rank."""
-    found = [process for process in scanvit.alive() if "scanvit.training.worker" in process.cmdline()]
-    return sorted(found, key=lambda process: int(process.environ()["RANK"]))
 
 
 RESTARTED = {
@@ -79,35 +71,24 @@ def taken_up(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     run = BrokenRun(scanvit, run_dir)
     first = (*arguments(small_pack, run_dir, *TWO, EVERY_STEP), *NO_RESTART)
 
-    run.take_up(*first).wait_for_new_step()
-    workers(scanvit)[1].kill()
-    run.ended("SIGKILL of rank 1, no restarts", code=43)
-
-    run.take_up().wait_for_new_step()
-    workers(scanvit)[1].terminate()
-    _orderly(run, "SIGTERM to rank 1", code=75)
-    run.take_up().wait_for_new_step()
-    os.killpg(run.process.pid, signal.SIGTERM)
-    _orderly(run, "SIGTERM to all processes", code=75)
-    run.take_up().wait_for_new_step()
-    run.process.terminate()
-    _orderly(run, "SIGTERM to the launcher", code=75)
-    run.take_up().wait_for_new_step()
-    os.killpg(run.process.pid, signal.SIGINT)
-    _orderly(run, "SIGINT (Ctrl-C) to all", code=130)
-    run.take_up().wait_for_new_step()
-    run.process.kill()
-    _orderly(run, "SIGKILL of the launcher", code=-signal.SIGKILL)
+    run.breaks("SIGKILL of rank 1, no restarts", "SIGKILL", *first, rank=1, code=43)
+    for name, how, code in (
+        ("SIGTERM to rank 1", "SIGTERM", 75),
+        ("SIGTERM to all processes", "SIGTERM to all", 75),
+        ("SIGTERM to the launcher", "SIGTERM to parent", 75),
+        ("SIGINT (Ctrl-C) to all", "SIGINT to all", 130),
+        ("SIGKILL of the launcher", "SIGKILL to parent", -signal.SIGKILL),
+    ):
+        run.breaks(name, how, rank=1, code=code)
+        assert saved_step(run_dir) == last_step(run_dir), "a checkpoint of its last step"
+        assert list(read_events(run_dir))[-1]["values"]["status"] == "preempted", name
 
     whole = (run_dir / "experiment.yaml").read_text()
     impatient = whole.replace("\n  timeout_s: 120.0\n", "\n  timeout_s: 15.0\n")
     assert impatient != whole
     for name, how, code, settings in (("SIGSTOP of rank 1, no restarts", "SIGSTOP", 44, impatient), ("exception on rank 1", "exception", 1, whole)):
         (run_dir / "experiment.yaml").write_text(settings)
-        environment, once = inject(scanvit.folder, (how, 1, "step", last_step(run_dir) + 3))
-        run.take_up("train", "--resume", run_dir, *NO_RESTART, **environment)
-        run.process.wait(600)
-        run.ended(name, code=code, at=once[0].stat().st_mtime)
+        run.breaks(name, how, rank=1, code=code)
 
     pack = scanvit.folder / "pack"
     shutil.copytree(small_pack, pack)
@@ -117,21 +98,11 @@ def taken_up(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     newest = run_dir / "checkpoints" / "last.ckpt"
     for name, damage in (("newest checkpoint truncated", truncate), ("a bit of the newest checkpoint flipped", flip_a_bit)):
-        run.take_up().wait_for_new_step()
-        for process in scanvit.alive():
-            process.kill()
-        run.ended(name, code=-signal.SIGKILL)
+        run.breaks(name, "SIGKILL to all", rank=1, code=-signal.SIGKILL)
         damage(newest)
     run.take_up().went_on()
     yield run
     scanvit.close()
-
-
-def _orderly(run: BrokenRun, name: str, *, code: int) -> None:
-    """The command wrote a checkpoint of its last step."""
-    run.ended(name, code=code)
-    assert saved_step(run.run_dir) == last_step(run.run_dir), name
-    assert list(read_events(run.run_dir))[-1]["values"]["status"] == "preempted", name
 
 
 SAID = {
@@ -186,16 +157,12 @@ def test_three_processes_add_up_alike_before_and_after(scanvit: MarkedScanvit, s
 
 @pytest.mark.fault("DDP", "disk full", "while a checkpoint is written")
 def test_a_full_disk_ends_in_a_sentence(scanvit: MarkedScanvit, small_pack: Path, small_disk: Path, undisturbed: Path, tmp_path: Path, fault: Fault) -> None:
-    run_dir = small_disk / "run"
-    process = scanvit.start(*arguments(small_pack, run_dir, *TWO, EVERY_STEP))
-    wait_for_step(run_dir, 1, process)
-    disturbance = Disturbance(scanvit, run_dir, process)
-    assert "No space is left" in disturbance.ended(code=61)
-    assert not list(run_dir.rglob("*.tmp"))
-    moved = tmp_path / "moved"
-    shutil.copytree(run_dir, moved)
-    disturbance.resume(undisturbed, run_dir=moved)
-    disturbance.record(fault)
+    run = BrokenRun(scanvit, small_disk / "run").take_up(*arguments(small_pack, small_disk / "run", *TWO, EVERY_STEP))
+    run.ended("full", code=61)
+    assert "No space is left" in run.said("full")
+    assert not list(run.run_dir.rglob("*.tmp"))
+    run.move(tmp_path / "moved").take_up().went_on()
+    run.record("full", fault, undisturbed)
 
 
 @pytest.mark.fault("DDP", "a bit of train.npy flipped", "between two commands")

@@ -15,7 +15,7 @@ from tests.integration.faults.recovery import lives
 from tests.integration.training_runs import arguments, assert_same, differing_weights, wait_for_step
 
 STEPS_AN_EPOCH = 6
-SETTINGS = ("trainer.max_epochs=2", "trainer.checkpoint_every_s=0.001")
+SETTINGS = ("trainer.max_epochs=12", "trainer.checkpoint_every_s=0.001")
 
 
 @pytest.fixture

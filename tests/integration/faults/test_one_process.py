@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import Scanvit
 from tests.integration.faults.conftest import Fault, MarkedScanvit
-from tests.integration.faults.recovery import BrokenRun, Disturbance, lives, truncate
-from tests.integration.training_runs import arguments, last_step, saved_step, wait_for_step
+from tests.integration.faults.recovery import BrokenRun, lives, truncate
+from tests.integration.training_runs import arguments, last_step, saved_step
 
 from scanvit.core.events import read_events
 
@@ -33,23 +32,14 @@ def broken(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     scanvit = MarkedScanvit(tmp_path_factory.mktemp("broken"))
     run = BrokenRun(scanvit, scanvit.folder / "run")
 
-    def send(name: str, signum: signal.Signals, *, at_step: int, code: int) -> None:
-        wait_for_step(run.run_dir, at_step, run.process)
-        run.process.send_signal(signum)
-        run.ended(name, code=code)
-
-    run.take_up(*arguments(small_pack, run.run_dir, SIX_EPOCHS))
-    send("first step", signal.SIGKILL, at_step=1, code=-signal.SIGKILL)
-    run.take_up()
-    send("end of an epoch", signal.SIGKILL, at_step=STEPS_AN_EPOCH, code=-signal.SIGKILL)
-    run.take_up()
-    send("SIGTERM", signal.SIGTERM, at_step=last_step(run.run_dir) + 3, code=75)
+    run.breaks("first step", "SIGKILL", *arguments(small_pack, run.run_dir, SIX_EPOCHS), rank=None, step=1, code=-signal.SIGKILL)
+    run.breaks("end of an epoch", "SIGKILL", rank=None, at="validation", step=STEPS_AN_EPOCH, code=-signal.SIGKILL)
+    run.breaks("SIGTERM", "SIGTERM", rank=None, code=75)
     assert saved_step(run.run_dir) == last_step(run.run_dir)
     assert list(read_events(run.run_dir))[-1]["values"]["status"] == "preempted"
-    run.take_up()
-    send("SIGINT", signal.SIGINT, at_step=last_step(run.run_dir) + 3, code=130)
-    run.take_up()
-    send("truncated", signal.SIGKILL, at_step=(last_step(run.run_dir) // STEPS_AN_EPOCH + 2) * STEPS_AN_EPOCH + 1, code=-signal.SIGKILL)
+    run.breaks("SIGINT", "SIGINT", rank=None, code=130)
+    later = (last_step(run.run_dir) // STEPS_AN_EPOCH + 2) * STEPS_AN_EPOCH + 1
+    run.breaks("truncated", "SIGKILL", rank=None, step=later, code=-signal.SIGKILL)
     truncate(run.run_dir / "checkpoints" / "last.ckpt")
     made, before = last_step(run.run_dir), saved_step(run.run_dir, name="previous.ckpt")
     run.take_up().went_on()
@@ -71,10 +61,8 @@ def test_a_killed_run_goes_on_from_its_last_epoch(broken: BrokenRun, undisturbed
 
 @pytest.mark.fault("one process", "SIGKILL", "inside an epoch")
 def test_a_killed_run_goes_on_inside_an_epoch(scanvit: MarkedScanvit, small_pack: Path, undisturbed: Path, fault: Fault) -> None:
-    run = BrokenRun(scanvit, scanvit.folder / "run").take_up(*arguments(small_pack, scanvit.folder / "run", SIX_EPOCHS, EVERY_STEP))
-    wait_for_step(run.run_dir, STEPS_AN_EPOCH + 7, run.process)
-    run.process.kill()
-    run.ended("killed", code=-signal.SIGKILL)
+    run = BrokenRun(scanvit, scanvit.folder / "run")
+    run.breaks("killed", "SIGKILL", *arguments(small_pack, run.run_dir, SIX_EPOCHS, EVERY_STEP), rank=None, step=STEPS_AN_EPOCH + 7, code=-signal.SIGKILL)
     run.take_up().went_on()
     assert run.record("killed", fault, undisturbed) <= 2, "a checkpoint is written beside the step that follows it"
 
@@ -100,13 +88,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over(broken: BrokenRun, undisturb
 
 @pytest.mark.fault("one process", "disk full", "while a checkpoint is written")
 def test_a_full_disk_ends_in_a_sentence(scanvit: MarkedScanvit, small_disk: Path, small_pack: Path, undisturbed: Path, fault: Fault) -> None:
-    run_dir = small_disk / "run"
-    process = scanvit.start(*arguments(small_pack, run_dir, SIX_EPOCHS, EVERY_STEP))
-    wait_for_step(run_dir, 1, process)
-    disturbance = Disturbance(scanvit, run_dir, process)
-    assert "No space is left" in disturbance.ended(code=61)
-    assert not list(run_dir.rglob("*.tmp"))
-    moved = scanvit.folder / "moved"
-    shutil.copytree(run_dir, moved)
-    disturbance.resume(undisturbed, run_dir=moved)
-    disturbance.record(fault)
+    run = BrokenRun(scanvit, small_disk / "run").take_up(*arguments(small_pack, small_disk / "run", SIX_EPOCHS, EVERY_STEP))
+    run.ended("full", code=61)
+    assert "No space is left" in run.said("full")
+    assert not list(run.run_dir.rglob("*.tmp"))
+    run.move(scanvit.folder / "moved").take_up().went_on()
+    run.record("full", fault, undisturbed)

@@ -1,7 +1,9 @@
 """Found by Python itself on PYTHONPATH: makes processes of a run fail at exact places.
 
-SCANVIT_TEST_FAULTS is a JSON list of {"rank": 1, "at": "step" | "validation" | "checkpoint", "step": 3, "how": "SIGKILL" | ... | "exception", "once": FILE}.
-``step`` counts the optimizer steps made so far. ``once``: made at the fault, which does not happen again where it exists.
+SCANVIT_TEST_FAULTS is a JSON list of {"rank": 1, "at": "step" | "validation" | "checkpoint", "step": 3, "how": HOW, "once": FILE}.
+``rank``: null is the command that trains in its own process. ``step`` counts the optimizer steps made so far. HOW: a signal, which the process
+sends to itself ("SIGKILL"), to the one that started it ("SIGKILL to parent") or to all of its group ("SIGINT to all"); or "exception". ``once``:
+made at the fault, which does not happen again where it exists.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ def fail(fault: dict[str, Any]) -> None:
         return
     if fault["how"] == "exception":
         raise ValueError("an injected exception")
-    os.kill(os.getpid(), getattr(signal, fault["how"]))
+    name, _, to = fault["how"].partition(" to ")
+    # Process 0 stands for a whole group.
+    os.kill({"": os.getpid(), "parent": os.getppid(), "all": 0}[to], getattr(signal, name))
 
 
 def arm(fault: dict[str, Any]) -> None:
@@ -54,7 +58,11 @@ def _fail_before_renaming(fault: dict[str, Any]) -> None:
     os.replace = wrapped  # type: ignore[assignment]
 
 
-if "SCANVIT_TEST_FAULTS" in os.environ and "scanvit.training.worker" in sys.orig_argv:
+def _rank() -> int | None:
+    return int(os.environ["RANK"]) if "scanvit.training.worker" in sys.orig_argv else None
+
+
+if "SCANVIT_TEST_FAULTS" in os.environ and ("scanvit.training.worker" in sys.orig_argv or "train" in sys.orig_argv):
     for described in json.loads(os.environ["SCANVIT_TEST_FAULTS"]):
-        if described["rank"] == int(os.environ["RANK"]):
+        if described["rank"] == _rank():
             arm(described)
