@@ -13,6 +13,8 @@ from typing import Any
 import numba
 from llvmlite import binding
 
+from .runtime import importing
+
 _settings: Any = numba.config
 CHECKED = bool(_settings.BOUNDSCHECK)
 """Whether every access is checked (NUMBA_BOUNDSCHECK=1): slow, for tests."""
@@ -46,7 +48,8 @@ class MachineCode:
     def _kept(self, compiler: Any, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         before, _settings.CACHE_DIR = _settings.CACHE_DIR, str(self.folder)
         try:
-            return compiler(*args, cache=True, **options)(function)
+            with importing():  # numba's own modules, at the first function
+                return compiler(*args, cache=True, **options)(function)
         except (OSError, RuntimeError):
             return compiler(*args, **options)(function)
         finally:

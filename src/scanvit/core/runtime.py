@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -51,6 +53,19 @@ class World:
     @property
     def num_nodes(self) -> int:
         return self.world_size // self.local_world_size
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """For imports of hundreds of modules: the garbage collector would look again and again through all of them, and find nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # modules stay: no later collection has to look at them
+        if was_enabled:
+            gc.enable()
 
 
 def usable_cores() -> int:

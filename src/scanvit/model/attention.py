@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import cpu_softmax, fused_attention
+from . import fused_attention
 
 _TILE_BYTES = 2**21
 """Scores that a thread holds at a time, of the order of the cache that a core has to itself. An attention that is larger is held whole."""
@@ -95,6 +95,8 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 @torch.library.custom_op("scanvit::tiled_attention_backward", mutates_args=(), device_types="cpu")
 def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    from .cpu_softmax import softmax_gradient_  # imports numba
+
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     scores = _tile_of_scores(q, k)
     room = torch.empty_like(scores)
@@ -102,7 +104,7 @@ def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float
         probs, slopes = _probs(q[tile], k[tile], scale, out=scores), room[: tile.stop - tile.start]
         torch.bmm(probs.transpose(1, 2), slope[tile], out=dv[tile])
         torch.bmm(slope[tile], v[tile].transpose(1, 2), out=slopes)
-        cpu_softmax.softmax_gradient_(slopes, probs)
+        softmax_gradient_(slopes, probs)
         torch.bmm(slopes, k[tile], out=dq[tile])
         torch.bmm(slopes.transpose(1, 2), q[tile], out=dk[tile])
     return dq.mul_(scale), dk.mul_(scale), dv
@@ -122,9 +124,11 @@ def _tiles(groups: int, size: int) -> list[slice]:
 
 def _probs(q: Tensor, k: Tensor, scale: float, *, out: Tensor) -> Tensor:
     """Of one tile, written over ``out``."""
+    from .cpu_softmax import softmax_  # imports numba
+
     scores = out[: len(q)]
     torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores)
-    return cpu_softmax.softmax_(scores)
+    return softmax_(scores)
 
 
 @_tiled.register_fake

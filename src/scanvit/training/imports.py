@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+
+from ..core.runtime import importing
 
 _UNUSED = ("scipy", "matplotlib")
 
@@ -30,15 +31,9 @@ def quick_imports() -> Iterator[None]:
         else:
             check(requirement)
 
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        with (
-            mock.patch.object(imports.RequirementCache, "_check_available", told),
-            mock.patch.object(imports, "package_available", lambda name: name not in _UNUSED and available(name)),
-        ):
-            yield
-    finally:
-        gc.freeze()  # modules stay: no later collection has to look at them
-        if was_enabled:
-            gc.enable()
+    with (
+        importing(),
+        mock.patch.object(imports.RequirementCache, "_check_available", told),
+        mock.patch.object(imports, "package_available", lambda name: name not in _UNUSED and available(name)),
+    ):
+        yield
