@@ -105,6 +105,14 @@ def test_a_folder_becomes_a_pack(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pack", "scans", "sources.yaml"]
 
 
+def test_a_root_is_for_the_paths_of_a_sources_file(tmp_path: Path) -> None:
+    write_folder(tmp_path / "sub" / "scans", scans())
+    write_folder(tmp_path / "scans", {"healthy/x.png": image_bytes(0)})
+    with pytest.raises(SourcesError, match="itself the source"):
+        prepare(tmp_path / "sub" / "scans", tmp_path / "pack", root=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scans", "sub"]
+
+
 def test_archive_kind_and_number_of_workers_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = scans()
     write_folder(tmp_path / "scans", files)

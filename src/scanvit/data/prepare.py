@@ -31,7 +31,7 @@ from .pack_writer import write_arrays, write_rows
 from .placement import place
 from .ray_decoding import require_ray
 from .selection import Quarantined, Selection, select
-from .sources import Sources, load_sources, sources_from_dict, sources_root, sources_to_dict
+from .sources import Sources, load_sources, sources_file, sources_from_dict, sources_root, sources_to_dict
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how many are done, of how many)."""
@@ -73,7 +73,7 @@ def prepare(
 ) -> PrepareSummary:
     """Make the pack ``out`` from a sources file, or from one folder, archive or .npz.
 
-    ``root``: what the sources' paths are relative to, by default the folder of the sources file. ``settings``: replace values of the sources
+    ``root``: what the paths in a sources file are relative to, by default its folder. ``settings``: replace values of the sources
     file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core.
     ``engine``: ray spreads the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where
     they are (data.keep).
@@ -84,9 +84,8 @@ def prepare(
     """
     start_s = time.monotonic()
     out = Path(out).absolute()
-    if root is None:
-        root = Path.cwd() if isinstance(sources, Sources) else sources_root(sources)
     spec = _override(sources if isinstance(sources, Sources) else load_sources(sources), settings or {})
+    root = _root_of(sources, root)
     if engine == "ray":
         require_ray()
     with output_lock(out), scratch_in(out.parent):
@@ -94,7 +93,7 @@ def prepare(
         earlier = None if keep is None else Pack.open(keep)
         if earlier:
             check_salt(earlier, spec.sources)
-        selections = _select_all(spec, Path(root), progress)
+        selections = _select_all(spec, root, progress)
         job = _Job(spec, selections, out, earlier, progress or (lambda *_: None))
         summary = job.run(partial(decode_batches, workers=workers or os.cpu_count() or 1, engine=engine))
     return replace(summary, time_s=time.monotonic() - start_s)
@@ -196,6 +195,14 @@ class _Job:
         gates = run_gates(pack, progress=self.progress)
         write_audit(pack, gates)
         return fingerprint, gates
+
+
+def _root_of(sources: Path | str | Sources, root: Path | str | None) -> Path:
+    if isinstance(sources, Sources):
+        return Path(root) if root is not None else Path.cwd()
+    if root is not None and sources_file(sources) is None:
+        raise SourcesError(f"{sources} is itself the source: it holds no paths for the root {root}.", hint="Leave --root out, or give a sources file.")
+    return Path(root) if root is not None else sources_root(sources)
 
 
 def _override(spec: Sources, settings: Mapping[str, Any]) -> Sources:

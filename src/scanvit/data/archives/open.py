@@ -26,9 +26,9 @@ __all__ = ["Archive", "ArchiveLimits", "open_archive"]
 def open_archive(path: Path, *, limits: ArchiveLimits | None = None) -> Archive:
     """By content, not by name. Raises SourcesError where there is nothing, ArchiveError for a file that is no archive."""
     limits = limits or ArchiveLimits()
-    if path.is_dir():
+    if os.path.isdir(path):
         return Folder(path, limits)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib would raise for a name that is too long
         raise SourcesError(f"There is no file or folder {path}.", hint="Check the path in the sources file, or give --root.")
     with reading(path):
         if zipfile.is_zipfile(path):
