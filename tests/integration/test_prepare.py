@@ -223,6 +223,17 @@ def test_what_cannot_become_a_pack_is_told(tmp_path: Path, files: dict[str, byte
     assert not (tmp_path / "pack").exists()
 
 
+@pytest.mark.parametrize(("patient", "needed"), [(None, True), ("dicom", False)])
+def test_the_rule_for_dicom_is_asked_for_where_it_is_missing_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str | None, needed: bool
+) -> None:
+    monkeypatch.setenv("SCANVIT_SALT", "a salt for tests alone")
+    write_folder(tmp_path / "set", {"a/notes.txt": b""})
+    with pytest.raises(SourcesError, match="No image was found") as caught:
+        prepare(write_sources(tmp_path, {"sources": [{"name": "s", "path": "set", "patient": patient}]}), tmp_path / "pack")
+    assert ("patient: dicom" in str(caught.value.hint)) == needed
+
+
 def test_a_hostile_archive_writes_nothing(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("a/x.png", image_bytes(0))

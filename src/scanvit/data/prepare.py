@@ -31,7 +31,7 @@ from .pack_writer import write_arrays, write_rows
 from .placement import place
 from .ray_decoding import require_ray
 from .selection import Quarantined, Selection, select
-from .sources import Sources, load_sources, sources_file, sources_from_dict, sources_root, sources_to_dict
+from .sources import DICOM_PATIENT, Sources, load_sources, sources_file, sources_from_dict, sources_root, sources_to_dict
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how many are done, of how many)."""
@@ -238,10 +238,12 @@ def _nothing_found(selections: list[Selection]) -> SourcesError:
             f"None of the {len(unplaced)} images in {names} can be used. {unplaced[0].path}: {unplaced[0].detail}.",
             hint="Put the images of each class into a folder of its name and give the folder above; or write a sources file (docs/data.md).",
         )
-    return SourcesError(
-        f"No image was found in {names}, among {sum(selection.ignored for selection in selections)} other files.",
-        hint="Images are JPEG, PNG or DICOM files in class folders. DICOM files without an ending need a sources file with 'patient: dicom' (docs/data.md).",
-    )
+    hint = "Images are JPEG, PNG or DICOM files in class folders."
+    if all(selection.source.patient != DICOM_PATIENT for selection in selections):
+        hint += " DICOM files without an ending need a sources file with 'patient: dicom' (docs/data.md)."
+    elif any(selection.source.include for selection in selections):
+        hint += " Look also at the patterns of 'include'."
+    return SourcesError(f"No image was found in {names}, among {sum(selection.ignored for selection in selections)} other files.", hint=hint)
 
 
 def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,13 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _FACTS = np.dtype([("class", np.int32), ("split", np.int8), ("size_bytes", np.int64)])
 _FOLDER_HINT = "Give class patterns in a sources file: classes: {name: pattern}."
+
+
+def may_be_dicom(path: str) -> bool:
+    """A name as on exported media: without an ending, or a UID such as 1.2.840.113, whose .113 is none. DICOMDIR is their index."""
+    name = path.rsplit("/", 1)[-1]
+    ending = os.path.splitext(name)[1]
+    return (not ending or ending[1:].isdigit()) and not name.startswith(".") and name.upper() != "DICOMDIR"
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def select(source: Source, archive: Archive) -> Selection:
     quarantined: list[Quarantined] = []
     ignored = 0
     for member in archive.members():
-        is_image = member.path.lower().endswith(IMAGE_ENDINGS) or (source.patient == DICOM_PATIENT and _is_bare(member.path))
+        is_image = member.path.lower().endswith(IMAGE_ENDINGS) or (source.patient == DICOM_PATIENT and may_be_dicom(member.path))
         if not is_image or not is_included(member.path):
             ignored += 1
         elif (class_name := class_of(member.path)) is None:
@@ -178,12 +186,6 @@ def _class_folder(path: str, source: str) -> str | None:
 
 def _split_folder(path: str) -> str | None:
     return next((part for part in path.split("/")[:-1] if part in SPLITS), None)
-
-
-def _is_bare(path: str) -> bool:
-    """DICOM files on exported media have no ending; DICOMDIR is their index."""
-    name = path.split("/")[-1]
-    return "." not in name and name.upper() != "DICOMDIR"
 
 
 def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
