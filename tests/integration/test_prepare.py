@@ -224,9 +224,7 @@ def test_what_cannot_become_a_pack_is_told(tmp_path: Path, files: dict[str, byte
 
 
 @pytest.mark.parametrize(("patient", "needed"), [(None, True), ("dicom", False)])
-def test_the_rule_for_dicom_is_asked_for_where_it_is_missing_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str | None, needed: bool
-) -> None:
+def test_the_rule_for_dicom_is_asked_for_where_it_is_missing_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str | None, needed: bool) -> None:
     monkeypatch.setenv("SCANVIT_SALT", "a salt for tests alone")
     write_folder(tmp_path / "set", {"a/notes.txt": b""})
     with pytest.raises(SourcesError, match="No image was found") as caught:

@@ -25,7 +25,7 @@ from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
 from .keep import check_salt, salt_setting
 from .lineage import child_settings
-from .output import beside, make_way, output_lock, replacing
+from .output import beside, make_way, output_lock, refuse_inside, replacing
 from .pack import Pack, seal_pack
 from .pack_writer import write_arrays, write_rows
 from .placement import place
@@ -88,6 +88,7 @@ def prepare(
     root = _root_of(sources, root)
     if engine == "ray":
         require_ray()
+    refuse_inside(out, (root / source.path for source in spec.sources))
     with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)
