@@ -124,7 +124,8 @@ class Selection:
 
 
 def select(source: Source, archive: Archive) -> Selection:
-    """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing."""
+    """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing, and for a class
+    whose images are all in the quarantine."""
     is_included = matcher(source.include) if source.include else lambda path: True
     class_of = _class_rule(source)
     patient_of = _patient_rule(source, archive)
@@ -142,9 +143,9 @@ def select(source: Source, archive: Archive) -> Selection:
             quarantined.append(Quarantined(source.name, member.path, "no-patient", "the patient rule finds none"))
         else:
             candidates.append(Candidate(member.path, class_name, f"{source.name}:{patient}", _split_folder(member.path), member.size_bytes))
-    if empty := [name for name in source.classes if name not in candidates.class_names]:
-        raise EmptyClassError(f"No image of {source.name} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
-    return _with_splits(Selection(source, archive, candidates, quarantined, ignored, attributes=metadata_rule(source, archive)))
+    selection = _with_splits(Selection(source, archive, candidates, quarantined, ignored, attributes=metadata_rule(source, archive)))
+    _check_classes(selection, class_of)
+    return selection
 
 
 def _with_splits(selection: Selection) -> Selection:
@@ -159,6 +160,18 @@ def _with_splits(selection: Selection) -> Selection:
     lost = [Quarantined(source.name, c.path, "no-split", "it lies in no folder train, val, test or final_eval") for c in candidates if c.split is None]
     placed = Candidates(c for c in candidates if c.split is not None)
     return replace(selection, candidates=placed, quarantined=selection.quarantined + lost, keeps_splits=True)
+
+
+def _check_classes(selection: Selection, class_of: Callable[[str], str | None]) -> None:
+    source, kept = selection.source.name, selection.candidates.class_names
+    for entry in selection.quarantined:
+        if (name := class_of(entry.path)) is not None and name not in kept:
+            raise EmptyClassError(
+                f"All images of {source} in the class {name!r} are in the quarantine. {entry.path}: {entry.detail}.",
+                hint="Mend the rule in the sources file, or leave the class out by 'include'.",
+            )
+    if empty := [name for name in selection.source.classes if name not in kept]:
+        raise EmptyClassError(f"No image of {source} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
 
 
 def _class_rule(source: Source) -> Callable[[str], str | None]:

@@ -66,7 +66,8 @@ def test_the_patient_is_read_from_the_path_and_is_one_over_the_whole_source(tmp_
 
 
 def test_a_patient_group_that_takes_no_part_is_no_patient(tmp_path: Path) -> None:
-    assert reasons(run(tmp_path, {"A/x.png": ""}, patient="x(?P<patient>[0-9]+)?")) == {"A/x.png": "no-patient"}
+    found = run(tmp_path, {"A/x.png": "", "A/x7.png": ""}, patient="x(?P<patient>[0-9]+)?")
+    assert reasons(found) == {"A/x.png": "no-patient"}
 
 
 TABLE = {"file": "metadata.csv", "image": "file", "patient": "who"}
@@ -112,6 +113,19 @@ def test_auto_splits_anew_where_a_split_is_missing(tmp_path: Path) -> None:
 def test_keep_needs_a_split_for_each_image(tmp_path: Path) -> None:
     found = run(tmp_path, {**SPLIT_TREE, "other/A/x.png": ""}, split="keep")
     assert reasons(found) == {"other/A/x.png": "no-split"}
+
+
+@pytest.mark.parametrize(
+    ("files", "rules", "sentence"),
+    [
+        ({"A/p1.png": "", "B/q1.png": ""}, {"patient": "(?P<patient>p[0-9]+)"}, r"'B' are in the quarantine. B/q1.png: the patient rule finds none"),
+        ({"A/p1.png": "", "B/q1.png": ""}, {"patient": "(?P<patient>p[0-9]+)", "classes": {"one": "A/*", "two": "B/*"}}, "'two' are in the quarantine"),
+        ({**SPLIT_TREE, "other/C/x.png": ""}, {"split": "keep"}, "'C' are in the quarantine"),
+    ],
+)
+def test_a_class_of_which_nothing_is_left_is_told(tmp_path: Path, files: dict[str, str], rules: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(EmptyClassError, match=sentence):
+        run(tmp_path, files, **rules)
 
 
 def test_a_split_folder_is_no_class(tmp_path: Path) -> None:
