@@ -112,7 +112,7 @@ class _Job:
 
     def run(self, decode: Callable[..., int]) -> PrepareSummary:
         open_work_folder(self.work, self.selections, self.contract)
-        batches = plan_batches(self.selections, self.work)
+        batches = plan_batches(self.selections, self.work, self.contract)
         reused = decode(self.selections, batches, self.contract, on_images=self._count_images(batches))
         ignored = sum(selection.ignored for selection in self.selections)
         warnings = _warnings(self.selections)
