@@ -266,6 +266,9 @@ def _warnings(selections: list[Selection]) -> list[str]:
                 f"{name}: nothing tells the patients, so each image counts as its own patient. Splits may share patients unseen: "
                 f"say in a sources file who they are ({'patient: dicom takes it from the files; ' if they_say else ''}docs/data.md)."
             )
+        if selection.undescribed and selection.source.metadata:
+            total, file = len(selection.candidates), selection.source.metadata.file
+            warnings.append(f"{name}: {file} says nothing of {selection.undescribed:,} of its {total:,} images.")
         if selection.keeps_splits:
             warnings.append(f"{name}: the splits that it came with are kept.")
         elif selection.source.split == "auto" and any("/train/" in f"/{path}" for path in selection.candidates.paths):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +15,7 @@ from .archives.base import Archive
 from .attributes import metadata_rule
 from .columns import Strings
 from .sources import DICOM_PATIENT, SPLITS, PatientTable, Source, compile_regex, matcher
+from .tables import path_ends, table_rows
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
 """What counts as an image by its name. Those that are not JPEG, PNG or DICOM end in the quarantine, and are not silently left out."""
@@ -117,6 +116,8 @@ class Selection:
     keeps_splits: bool = False
     attributes: Callable[[Candidate], dict[str, str]] = lambda candidate: {}
     """What the source's metadata file says of a candidate."""
+    undescribed: int = 0
+    """Candidates of which the metadata file says nothing."""
 
     @property
     def knows_patients(self) -> bool:
@@ -143,9 +144,12 @@ def select(source: Source, archive: Archive) -> Selection:
             quarantined.append(Quarantined(source.name, member.path, "no-patient", "the patient rule finds none"))
         else:
             candidates.append(Candidate(member.path, class_name, f"{source.name}:{patient}", _split_folder(member.path), member.size_bytes))
-    selection = _with_splits(Selection(source, archive, candidates, quarantined, ignored, attributes=metadata_rule(source, archive)))
+    selection = _with_splits(Selection(source, archive, candidates, quarantined, ignored))
     _check_classes(selection, class_of)
-    return selection
+    if source.metadata is None:
+        return selection
+    attributes, undescribed = metadata_rule(source.name, source.metadata, archive, selection.candidates)
+    return replace(selection, attributes=attributes, undescribed=undescribed)
 
 
 def _with_splits(selection: Selection) -> Selection:
@@ -203,7 +207,7 @@ def _split_folder(path: str) -> str | None:
 
 def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
     if source.patients is not None:
-        table = _read_table(source.name, source.patients, archive)
+        table = _read_patients(source.name, source.patients, archive)
         return lambda path: next((table[end] for end in path_ends(path) if end in table), None)
     if source.patient is None or source.patient == DICOM_PATIENT:  # there the files name their patients when they are decoded
         return lambda path: path  # each image its own patient
@@ -216,32 +220,9 @@ def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | Non
     return patient_of
 
 
-def path_ends(path: str) -> list[str]:
-    """The path itself, then without its first folder, and so on down to the file's name."""
-    parts = path.split("/")
-    return ["/".join(parts[start:]) for start in range(len(parts))]
-
-
-def _read_table(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
-    found = [member.path for member in archive.members() if rule.file in path_ends(member.path)]
-    if len(found) != 1:
-        what = "holds no file" if not found else f"holds {len(found)} files"
-        raise SourcesError(f"{source} {what} {rule.file!r} that names the patients.", hint="Mend patients.file in the sources file.")
-    data = next(data for _, data in archive.read({found[0]}))
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        columns = reader.fieldnames or []
-        if missing := next((column for column in (rule.image, rule.patient) if column not in columns), None):
-            raise SourcesError(f"{found[0]} in {source} has no column {missing!r}.", hint=f"Its columns: {', '.join(map(str, columns))[:200]}")
-        return _unambiguous(reader, rule, source)
-    except (UnicodeDecodeError, csv.Error) as cause:
-        raise SourcesError(f"{found[0]} in {source} is no UTF-8 CSV file: {cause}.", hint="Mend the file.") from None
-
-
-def _unambiguous(rows: csv.DictReader[str], rule: PatientTable, source: str) -> dict[str, str]:
+def _read_patients(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
     table: dict[str, str] = {}
-    for row in rows:
-        image, patient = (row[rule.image] or "").strip().lstrip("./"), (row[rule.patient] or "").strip()
-        if image and patient and table.setdefault(image, patient) != patient:
-            raise SourcesError(f"{rule.file} in {source} gives {image!r} two patients: {table[image]!r} and {patient!r}.", hint="Mend the file.")
+    for image, patient in table_rows(source, archive, rule.file, (rule.image, rule.patient)):
+        if patient and table.setdefault(image, patient) != patient:
+            raise SourcesError(f"{rule.file} of {source} gives {image!r} two patients: {table[image]!r} and {patient!r}.", hint="Mend the file.")
     return table

@@ -94,6 +94,29 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
         run(tmp_path, {"A/x.png": ""}, patients=TABLE)
 
 
+METADATA = {"metadata": {"file": "facts.csv", "image": "file", "columns": {"sex": "sex"}}}
+
+
+def test_metadata_says_something_of_the_images_that_it_names(tmp_path: Path) -> None:
+    found = run(tmp_path, {"facts.csv": "file,sex\n./A/x.png,F\ny.png,\n", "A/x.png": "", "A/y.png": "", "A/z.png": ""}, **METADATA)
+    assert [found.attributes(candidate) for candidate in found.candidates] == [{"sex": "F"}, {}, {}]
+    assert found.undescribed == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file,sex\nA\\x.png,F\n", r"fits an image of s: the first is for 'A\\\\x.png', and an image's is 'A/x.png'"),
+        ("file,sex\n", "it has none"),
+        ("file,sex\nx.png,F\nx.png,M\n", "says two things of 'x.png'"),
+        ("file,gender\nx.png,F\n", "no column 'sex'"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_told(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(SourcesError, match=sentence):
+        run(tmp_path, {"facts.csv": text, "A/x.png": ""}, **METADATA)
+
+
 SPLIT_TREE = {f"{split}/{name}/{i}.png": "" for split in ("train", "val", "test", "final_eval") for name in "AB" for i in range(2)}
 
 
