@@ -20,7 +20,7 @@ from .ray_decoding import decode_on_ray
 from .selection import Selection
 from .workers import worker_pool
 
-_VERSION = 2
+_VERSION = 3
 """Of the batch files and of the pixel path; raise it when either changes."""
 Engine = Literal["local", "ray"]
 
