@@ -15,7 +15,6 @@ Patterns are globs over the whole path inside the source (``*`` crosses ``/``), 
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import os
 import re
@@ -27,7 +26,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from ..core.errors import ScanvitError, SourcesError, UnknownKeyError
-from ..core.loading import parse_yaml, read_text
+from ..core.loading import did_you_mean, parse_yaml, read_text
 from .original import is_datasets_config, sources_values
 
 _FORBID = ConfigDict(extra="forbid", validate_default=True)
@@ -221,9 +220,7 @@ def _explain(error: ValidationError, where: str) -> ScanvitError:
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "function-", "[key]")))
     if first["type"] in _UNKNOWN_KEY:
         known = _siblings(first["loc"])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        suggestion = f" Did you mean {close[0]!r}?" if close else ""
-        return UnknownKeyError(f"{where}: {key!r} is no setting.{suggestion}", hint=f"Settings there: {', '.join(known)}")
+        return UnknownKeyError(f"{where}: {key!r} is no setting.{did_you_mean(str(first['loc'][-1]), known)}", hint=f"Settings there: {', '.join(known)}")
     shown = repr(first["input"]) if len(repr(first["input"])) < 80 else f"a {type(first['input']).__name__}"
     return SourcesError(f"{where}: {key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}.", hint="Mend the value in the sources file.")
 

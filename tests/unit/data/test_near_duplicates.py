@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scanvit.data import near_duplicates
-from scanvit.data.hashing import hamming_distance
 from scanvit.data.near_duplicates import NEAR_DUPLICATE_BITS, find_near_duplicates, parse_hashes
 
 
@@ -119,7 +118,7 @@ def test_hexadecimal_hashes_keep_their_distances() -> None:
     random = np.random.default_rng(0)
     digits = [random.bytes(32).hex() for _ in range(2)]
     one, other = parse_hashes(digits)
-    assert np.bitwise_count(one ^ other).sum() == hamming_distance(*digits)
+    assert np.bitwise_count(one ^ other).sum() == (int(digits[0], 16) ^ int(digits[1], 16)).bit_count()
     assert parse_hashes([]).shape == (0, 4)
 
 
