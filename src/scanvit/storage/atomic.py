@@ -31,7 +31,7 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
             ) from error
         if error.errno in _NO_PLACE:
-            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose a folder that you may write to.") from error
+            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose another name or folder, one that you may write to.") from error
         raise
 
 
