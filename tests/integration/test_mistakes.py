@@ -57,6 +57,7 @@ MISTAKES = [
     ("data prepare rare.yaml -o new", 25, "rare"),
     ("data prepare notes.txt -o new", 22, "notes.txt"),
     ("data prepare images -o pack", 30, "pack exists"),
+    ("data prepare images -o images/packs/new", 30, "lies inside the source"),
     ("data prepare images -o notes.txt/new", 60, "notes.txt"),
     ("data audit nowhere", 31, "There is no pack at nowhere"),
     ("data phantom -o images", 60, "images"),

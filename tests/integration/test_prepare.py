@@ -105,6 +105,14 @@ def test_a_folder_becomes_a_pack(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pack", "scans", "sources.yaml"]
 
 
+def test_a_root_is_for_the_paths_of_a_sources_file(tmp_path: Path) -> None:
+    write_folder(tmp_path / "sub" / "scans", scans())
+    write_folder(tmp_path / "scans", {"healthy/x.png": image_bytes(0)})
+    with pytest.raises(SourcesError, match="itself the source"):
+        prepare(tmp_path / "sub" / "scans", tmp_path / "pack", root=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scans", "sub"]
+
+
 def test_archive_kind_and_number_of_workers_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = scans()
     write_folder(tmp_path / "scans", files)
@@ -213,6 +221,15 @@ def test_what_cannot_become_a_pack_is_told(tmp_path: Path, files: dict[str, byte
     with pytest.raises(error, match=sentence):
         prepare(write_folder(tmp_path / "set", files), tmp_path / "pack", settings=values)
     assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.parametrize(("patient", "needed"), [(None, True), ("dicom", False)])
+def test_the_rule_for_dicom_is_asked_for_where_it_is_missing_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str | None, needed: bool) -> None:
+    monkeypatch.setenv("SCANVIT_SALT", "a salt for tests alone")
+    write_folder(tmp_path / "set", {"a/notes.txt": b""})
+    with pytest.raises(SourcesError, match="No image was found") as caught:
+        prepare(write_sources(tmp_path, {"sources": [{"name": "s", "path": "set", "patient": patient}]}), tmp_path / "pack")
+    assert ("patient: dicom" in str(caught.value.hint)) == needed
 
 
 def test_a_hostile_archive_writes_nothing(tmp_path: Path) -> None:

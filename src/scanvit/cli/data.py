@@ -60,7 +60,7 @@ Examples:
 @data.command(epilog=_PREPARE)
 @click.argument("sources", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="PACK", help="The pack to write.")
-@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="What the paths in SOURCES are relative to.  [default: its folder]")
+@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="What the paths in a sources file are relative to.  [default: its folder]")
 @click.option("--image-size", type=click.IntRange(8, 4096), metavar="PX", help="Height and width in the pack.  [default: 64]")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1: gray, 3: RGB.  [default: 1]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the split.  [default: 42]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.constructor import ConstructorError
 
 from .config import Experiment, InferenceConfig
 from .errors import ConfigError, ScanvitError, UnknownExperimentError, UnknownKeyError
@@ -35,11 +37,11 @@ def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experim
     shipped = shipped_experiments()
     if name_or_path in shipped:
         text = shipped[name_or_path].read_text(encoding="utf-8")
-    elif Path(name_or_path).is_file():
+    elif os.path.isfile(name_or_path):  # pathlib would raise for a name that is too long
         text = read_text(Path(name_or_path), error=ConfigError)
     else:
         raise UnknownExperimentError(
-            f"There is no experiment {name_or_path!r}.{_did_you_mean(name_or_path, shipped)}",
+            f"There is no experiment {name_or_path!r}.{did_you_mean(name_or_path, shipped)}",
             hint=f"Shipped experiments: {', '.join(shipped)}. Or give the path of a YAML file.",
         )
     values = parse_yaml(text, where=name_or_path)
@@ -88,6 +90,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'WORD'?", or nothing where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def read_text(path: Path, *, error: type[ScanvitError]) -> str:
     """The file's text; an unreadable one is an error of our own tree."""
     try:
@@ -96,13 +104,40 @@ def read_text(path: Path, *, error: type[ScanvitError]) -> str:
         raise error(f"{path} cannot be read: {cause}.", hint="It must be a UTF-8 text file that you may read.") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """With the place of what cannot be built, and without keys that stand twice, of which PyYAML would take the last."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as cause:  # 2024-02-30 is read as a date, !!bool x as a bool
+            raise ConstructorError(None, None, f"{str(node.value)[:80]!r} cannot be read: {cause}", node.start_mark) from None
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def load_yaml(text: str) -> Any:
+    """As ``yaml.safe_load``, but that a key may not stand twice. Raises yaml.YAMLError and nothing else."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+
+
 def parse_yaml(text: str, *, where: str, error: type[ScanvitError] = ConfigError) -> dict[str, Any]:
     """A YAML document that is a mapping; anything else raises ``error``."""
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as cause:
+        values = load_yaml(text)
+    except yaml.YAMLError as cause:
         mark = getattr(cause, "problem_mark", None)  # the exception's own text shows lines of the file, and calls it "<unicode string>"
-        place, problem = (f", line {mark.line + 1}, column {mark.column + 1}", cause.problem) if mark else ("", str(cause) or "nested too deeply")  # type: ignore[union-attr]
+        place, problem = (f", line {mark.line + 1}, column {mark.column + 1}", cause.problem) if mark else ("", str(cause))  # type: ignore[attr-defined]
         raise error(f"{where} is not valid YAML{place}: {' '.join(problem.split())}.", hint="Mend the file.") from None
     if values is None:
         return {}
@@ -138,7 +173,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise _unknown_key(key, "--set")
         values = child
     try:
-        values[leaf] = yaml.safe_load(text)
+        values[leaf] = load_yaml(text)
     except yaml.YAMLError:
         values[leaf] = text
 
@@ -180,12 +215,7 @@ def _unknown_key(key: str, where: str) -> UnknownKeyError:
     section, _, leaf = key.rpartition(".")
     siblings = [k for k in known if section and k.startswith(f"{section}.")]
     elsewhere = [k for k in known if "." in k and f"_{k}".replace(".", "_").endswith(f"_{leaf}")]  # the right word in a wrong section, or in none
-    meant = _did_you_mean(key, siblings or elsewhere or (known if section else sections))
+    meant = did_you_mean(key, siblings or elsewhere or (known if section else sections))
     if elsewhere and not siblings:
         meant = f" Did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
     return UnknownKeyError(f"{where}: {key!r} is no setting.{meant}", hint=f"Settings there: {', '.join(siblings or sections)}")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""

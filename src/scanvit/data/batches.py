@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from .selection import Candidates, Selection
 
 BATCH_IMAGES = 256
 BATCH_BYTES = 64 << 20
-"""Packed bytes of a batch: memory stays below about 2 * workers * (BATCH_BYTES + one decoded image)."""
+"""Of a batch's files, packed, and of the images that they decode to: a few times as much is on its way for each worker, and one decoded file."""
 Items = list[tuple[str, bytes]]
 """(path, content) of some images, in the order of the archive."""
 
@@ -47,13 +48,19 @@ class Batch:
         return tuple(self.candidates.paths[self.start : self.stop])
 
 
-def plan_batches(selections: list[Selection], work: Path) -> list[Batch]:
-    """A pure function of the selections."""
+def batch_images(contract: PixelContract) -> int:
+    """Files of a batch at most: fewer where they decode to large images."""
+    return max(1, min(BATCH_IMAGES, BATCH_BYTES // math.prod(contract.shape)))
+
+
+def plan_batches(selections: list[Selection], work: Path, contract: PixelContract) -> list[Batch]:
+    """A pure function of the selections and of the size of the images."""
     batches: list[Batch] = []
+    most_images = batch_images(contract)
     for source, selection in enumerate(selections):
         start = size_bytes = 0
         for row, member_bytes in enumerate(selection.candidates.sizes_bytes()):
-            if row > start and (row - start >= BATCH_IMAGES or size_bytes + member_bytes > BATCH_BYTES):
+            if row > start and (row - start >= most_images or size_bytes + member_bytes > BATCH_BYTES):
                 batches.append(Batch(source, selection.candidates, start, row, work / f"{len(batches):07d}.npz"))
                 start, size_bytes = row, 0
             size_bytes += member_bytes

@@ -20,7 +20,6 @@ The catalog of the package (catalog.yaml) is used unless another is given. A dat
 from __future__ import annotations
 
 import base64
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -31,7 +30,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ..core.errors import FetchError, SourcesError
-from ..core.loading import parse_yaml, read_text
+from ..core.loading import did_you_mean, parse_yaml, read_text
 from ..storage.address import check_address
 from .original import catalog_values, is_datasets_config
 from .sources import Name, Sources
@@ -115,9 +114,8 @@ def choose(catalog: Mapping[str, CatalogEntry], names: Iterable[str]) -> list[Ca
     chosen = []
     for name in dict.fromkeys(names):
         if name not in catalog:
-            close = difflib.get_close_matches(name, list(catalog), n=1, cutoff=0.5)
-            suggestion = f" Did you mean {close[0]!r}?" if close else ""
-            raise SourcesError(f"The catalog has no source {name!r}.{suggestion}", hint=f"It has: {', '.join(catalog)}. Another one: --catalog FILE.")
+            message = f"The catalog has no source {name!r}.{did_you_mean(name, catalog)}"
+            raise SourcesError(message, hint=f"It has: {', '.join(catalog)}. Another one: --catalog FILE.")
         chosen.append(catalog[name])
     return chosen
 

@@ -36,6 +36,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_PNG_BITS_AT = 24
+"""Bits of a sample: a byte of the header, which begins every PNG file."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def _decode_file(data: bytes, contract: PixelContract) -> DecodedImage:
         box = _draft(image, contract) if kind == "JPEG" else None
         image.load()
         orientation = _orientation(image)
-        small = _resize(_plain(image, contract.channels), contract, box)
+        opaque = _without_key(image, bits=data[_PNG_BITS_AT]) if kind == "PNG" else image
+        small = _resize(_plain(opaque, contract.channels), contract, box)
     if orientation in _TRANSPOSE:
         small = small.transpose(_TRANSPOSE[orientation])  # on the small square: resampling is symmetric
         if orientation >= 5:
@@ -146,6 +149,19 @@ def _decode_array(data: bytes, contract: PixelContract) -> DecodedImage:
         raise _too_large(f"{width_px} x {height_px} pixels")
     small = _resize(_plain(Image.fromarray(np.ascontiguousarray(array)), contract.channels), contract)
     return DecodedImage(_to_array(small), width_px, height_px, "NPZ")
+
+
+def _without_key(image: Image.Image, *, bits: int) -> Image.Image:
+    """Black, where a PNG names one gray or colour that is transparent (PNG 3, 11.3.1.1, tRNS). Palettes are left to ``_plain``, and so are colours
+    of 16 bits, of which Pillow keeps 8: too few to tell the one that is meant."""
+    key = image.info.get("transparency")
+    if key is None or image.mode not in ("1", "L", "I;16", "RGB") or (image.mode == "RGB" and bits > 8):
+        return image
+    values = np.array(image.convert("L") if image.mode == "1" else image)
+    # Pillow spreads 2 and 4 bits over 0..255, but leaves the key as it is in the file.
+    is_key = values == (255 * bool(key) if image.mode == "1" else np.multiply(key, 255 // ((1 << bits) - 1) or 1))
+    values[is_key.all(axis=-1) if values.ndim == 3 else is_key] = 0
+    return Image.fromarray(values)
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:

@@ -14,13 +14,13 @@ from typing import Literal
 from ..core.contract import PixelContract
 from ..core.errors import DataError
 from ..storage.atomic import storage_errors, write_bytes, write_json
-from .batches import BATCH_IMAGES, Batch, Items, decode_items, read_groups
+from .batches import Batch, Items, batch_images, decode_items, read_groups
 from .file_rows import Asked, asked_of, decoding_key
 from .ray_decoding import decode_on_ray
 from .selection import Selection
 from .workers import worker_pool
 
-_VERSION = 2
+_VERSION = 3
 """Of the batch files and of the pixel path; raise it when either changes."""
 Engine = Literal["local", "ray"]
 
@@ -32,7 +32,7 @@ def open_work_folder(work: Path, selections: list[Selection], contract: PixelCon
         listing.update(selection.archive.identity().encode("utf-8", "surrogateescape"))
         for candidate in selection.candidates:
             listing.update(f"\n{candidate.path}|{candidate.size_bytes}".encode())
-    key = {"version": _VERSION, "contract": contract.to_dict(), "batch_images": BATCH_IMAGES, "images": listing.hexdigest()}
+    key = {"version": _VERSION, "contract": contract.to_dict(), "batch_images": batch_images(contract), "images": listing.hexdigest()}
     key |= decoding_key([selection.source for selection in selections])
     with storage_errors(work):
         try:

@@ -20,6 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
 from ..core.errors import ArchiveError, ChecksumError, FetchError, StorageError
 from ..storage.address import public_address
 from ..storage.atomic import storage_errors, write_json
@@ -44,7 +47,7 @@ class Fetched:
     state: Literal["fetched", "there"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class _Record:
     source: str
     address: str

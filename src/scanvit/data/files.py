@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .selection import IMAGE_ENDINGS
+from .selection import IMAGE_ENDINGS, may_be_dicom
 
 _MAGIC = frozenset("*?[")
 _DICOM_MARK_AT = 128
@@ -67,10 +67,9 @@ def _in_folder(folder: str) -> Iterator[str]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    ending = os.path.splitext(entry.name)[1].lower()
-    if ending in IMAGE_ENDINGS:
+    if entry.name.lower().endswith(IMAGE_ENDINGS):
         return True
-    if ending and not ending[1:].isdigit():  # 1.2.840.113 is a DICOM file's name, and .113 no ending
+    if not may_be_dicom(entry.name):
         return False
     try:
         if not entry.is_file():

@@ -32,11 +32,6 @@ def perceptual_hash(pixels: np.ndarray) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def hamming_distance(one: str, other: str) -> int:
-    """Number of bits, 0..256, in which two perceptual hashes differ."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
-
-
 def _cosine_basis() -> np.ndarray:
     """The first 16 rows of the orthonormal DCT-II matrix of size 64."""
     frequency, position = np.arange(_LOW)[:, None], np.arange(_SIDE)[None]

@@ -22,6 +22,8 @@ anew as JPEG (quality 30 to 90), resized by half or by 3/4, or changed in contra
 their original; the nearest images of two patients differ in 36 (drawn phantoms: 38). The larger the set, the nearer its nearest strangers."""
 _CANDIDATES_AT_ONCE = 1 << 20
 _LINKS_AT_ONCE = 1 << 22
+_FEW_POINTS = 1 << 13
+"""Up to here all pairs are compared, in less than a second. By bands, 4,000 near copies took a minute: they share nearly every band."""
 _WIDEST_BAND_BITS = 22
 """The table of a band's values has 2**22 entries, 32 MB."""
 
@@ -66,7 +68,7 @@ def find_near_duplicates(hashes: np.ndarray, *, within: int = NEAR_DUPLICATE_BIT
     """All groups of hashes, uint64 (N, 4), that are linked by distances of at most ``within`` bits, 0..63.
 
     Hashes without a bit set are of flat pictures: they tell nothing, and are linked to none. Time grows with N times the neighbours by chance
-    in a band; memory with N alone, however large the groups are.
+    in a band, and with the square of the largest group of near copies (equal hashes count once); memory with N alone, however large the groups are.
     """
     if not 0 <= within < 64:
         raise ValueError(f"within is {within}, not 0..63")
@@ -153,6 +155,20 @@ class _Forest:
 
 def _near_pairs(points: np.ndarray, within: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(first, second, distance) of all pairs of different ``points`` within the distance, in chunks; each pair once."""
+    return _near_pairs_of_few(points, within) if len(points) <= _FEW_POINTS else _near_pairs_by_bands(points, within)
+
+
+def _near_pairs_of_few(points: np.ndarray, within: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    words = np.ascontiguousarray(points.T)
+    for rows in pieces_of(len(points), max(1, _CANDIDATES_AT_ONCE // max(len(points), 1))):
+        distance = np.zeros((rows.stop - rows.start, len(points) - rows.start), np.uint16)
+        for word in words:
+            distance += np.bitwise_count(word[rows, None] ^ word[rows.start :])
+        first, second = np.nonzero(np.triu(distance <= within, k=1))
+        yield first + rows.start, second + rows.start, distance[first, second].astype(np.int64)
+
+
+def _near_pairs_by_bands(points: np.ndarray, within: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     bands = _plan_bands(len(points), within)
     errors = within // bands
     dealt = _deal_bits(points, bands)

@@ -26,12 +26,12 @@ What is read into it:
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import SourcesError, UnknownKeyError
+from ..core.loading import did_you_mean
 
 _DATASET_KEYS = ("url", "archive_type", "extract_to", "path")
 _CATEGORY_KEYS = ("oct", "sources")
@@ -57,7 +57,7 @@ def sources_values(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
         _check_keys(entry, _CATEGORY_KEYS, place)
         for source in _sources(entry, place):
             dataset = source.get("dataset")
-            if dataset not in datasets:
+            if not isinstance(dataset, str) or dataset not in datasets:
                 raise SourcesError(f"{place}: datasets_info has no {dataset!r}.", hint=f"It has: {', '.join(datasets)}.")
             classes.setdefault(dataset, {}).setdefault(category, []).extend(_patterns(source.get("paths"), place))
             is_oct.setdefault(dataset, {})[category] = _flag(entry.get("oct", False), place)
@@ -130,6 +130,4 @@ def _mapping(value: Any, place: str) -> dict[str, Any]:
 
 def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], place: str) -> None:
     if unknown := next((key for key in values if key not in known), None):
-        close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
-        suggestion = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownKeyError(f"{place}: {unknown!r} is no setting.{suggestion}", hint=f"Settings there: {', '.join(known)}")
+        raise UnknownKeyError(f"{place}: {unknown!r} is no setting.{did_you_mean(unknown, known)}", hint=f"Settings there: {', '.join(known)}")

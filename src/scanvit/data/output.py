@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,14 @@ from ..storage.atomic import atomic_folder, remove_leftovers, storage_errors
 def beside(out: Path, what: str) -> Path:
     """A hidden neighbour of ``out``."""
     return out.with_name(f".{out.name}.{what}")
+
+
+def refuse_inside(out: Path, sources: Iterable[Path]) -> None:
+    """Raise PackError where ``out`` would stand inside a source: its arrays would count as images there, and its work would change the source."""
+    place = Path(os.path.realpath(out))
+    for source in sources:
+        if os.path.isdir(source) and place.is_relative_to(os.path.realpath(source)):
+            raise PackError(f"{out} lies inside the source {source}.", hint="Give an output outside of the sources, such as packs/NAME beside them.")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +74,7 @@ class Pack:
                 settings=dict(values["settings"]),
                 files=files,
             )
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as cause:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as cause:
             raise PackCorruptError(f"{path / 'dataset.json'} is damaged: {cause!r}.", hint=_CORRUPT_HINT) from None
         _check_cheaply(pack)
         return pack
@@ -214,7 +215,7 @@ def fingerprint(class_names: tuple[str, ...], contract: PixelContract, files: Ma
 
 def _read_dataset(path: Path) -> dict[str, Any]:
     file = path / "dataset.json"
-    if not path.exists():
+    if not os.path.exists(path):  # pathlib would raise for a name that is too long
         raise PackMissingError(f"There is no pack at {path}.", hint=_MISSING_HINT)
     if not file.is_file():
         raise PackMissingError(f"{path} is no pack: it holds no dataset.json.", hint=_MISSING_HINT)

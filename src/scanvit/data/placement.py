@@ -34,7 +34,7 @@ def place(
 ) -> Placement:
     """Take duplicates out of ``images``, and deal its patients out to the splits; those of ``earlier`` stay where they are.
 
-    Raises EmptyClassError where a class has no image left, and PackError where what is known from ``earlier`` contradicts itself.
+    Raises EmptyClassError where a class has no image left, and SourcesError where somebody would leave the split of ``earlier``.
     """
     # Looked up before duplicates go: a copy that goes still tells where its patient belongs.
     kept = look_up(earlier, images, contract) if earlier else None

@@ -25,13 +25,13 @@ from .file_rows import quarantined as unusable
 from .image_table import ImageTable, ImageTableBuilder
 from .keep import check_salt, salt_setting
 from .lineage import child_settings
-from .output import beside, make_way, output_lock, replacing
+from .output import beside, make_way, output_lock, refuse_inside, replacing
 from .pack import Pack, seal_pack
 from .pack_writer import write_arrays, write_rows
 from .placement import place
 from .ray_decoding import require_ray
 from .selection import Quarantined, Selection, select
-from .sources import Sources, load_sources, sources_from_dict, sources_root, sources_to_dict
+from .sources import DICOM_PATIENT, Sources, load_sources, sources_file, sources_from_dict, sources_root, sources_to_dict
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how many are done, of how many)."""
@@ -73,7 +73,7 @@ def prepare(
 ) -> PrepareSummary:
     """Make the pack ``out`` from a sources file, or from one folder, archive or .npz.
 
-    ``root``: what the sources' paths are relative to, by default the folder of the sources file. ``settings``: replace values of the sources
+    ``root``: what the paths in a sources file are relative to, by default its folder. ``settings``: replace values of the sources
     file: image_size_px, channels, max_quarantine_share, near_duplicates, seed. ``workers``: decoding processes, by default one a core.
     ``engine``: ray spreads the decoding over a cluster instead (data.ray_decoding). ``keep``: an earlier pack whose patients stay where
     they are (data.keep).
@@ -84,17 +84,17 @@ def prepare(
     """
     start_s = time.monotonic()
     out = Path(out).absolute()
-    if root is None:
-        root = Path.cwd() if isinstance(sources, Sources) else sources_root(sources)
     spec = _override(sources if isinstance(sources, Sources) else load_sources(sources), settings or {})
+    root = _root_of(sources, root)
     if engine == "ray":
         require_ray()
+    refuse_inside(out, (root / source.path for source in spec.sources))
     with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)
         if earlier:
             check_salt(earlier, spec.sources)
-        selections = _select_all(spec, Path(root), progress)
+        selections = _select_all(spec, root, progress)
         job = _Job(spec, selections, out, earlier, progress or (lambda *_: None))
         summary = job.run(partial(decode_batches, workers=workers or os.cpu_count() or 1, engine=engine))
     return replace(summary, time_s=time.monotonic() - start_s)
@@ -112,7 +112,7 @@ class _Job:
 
     def run(self, decode: Callable[..., int]) -> PrepareSummary:
         open_work_folder(self.work, self.selections, self.contract)
-        batches = plan_batches(self.selections, self.work)
+        batches = plan_batches(self.selections, self.work, self.contract)
         reused = decode(self.selections, batches, self.contract, on_images=self._count_images(batches))
         ignored = sum(selection.ignored for selection in self.selections)
         warnings = _warnings(self.selections)
@@ -198,6 +198,14 @@ class _Job:
         return fingerprint, gates
 
 
+def _root_of(sources: Path | str | Sources, root: Path | str | None) -> Path:
+    if isinstance(sources, Sources):
+        return Path(root) if root is not None else Path.cwd()
+    if root is not None and sources_file(sources) is None:
+        raise SourcesError(f"{sources} is itself the source: it holds no paths for the root {root}.", hint="Leave --root out, or give a sources file.")
+    return Path(root) if root is not None else sources_root(sources)
+
+
 def _override(spec: Sources, settings: Mapping[str, Any]) -> Sources:
     values = sources_to_dict(spec)
     for key, value in settings.items():
@@ -231,10 +239,12 @@ def _nothing_found(selections: list[Selection]) -> SourcesError:
             f"None of the {len(unplaced)} images in {names} can be used. {unplaced[0].path}: {unplaced[0].detail}.",
             hint="Put the images of each class into a folder of its name and give the folder above; or write a sources file (docs/data.md).",
         )
-    return SourcesError(
-        f"No image was found in {names}, among {sum(selection.ignored for selection in selections)} other files.",
-        hint="Images are JPEG, PNG or DICOM files in class folders. DICOM files without an ending need a sources file with 'patient: dicom' (docs/data.md).",
-    )
+    hint = "Images are JPEG, PNG or DICOM files in class folders."
+    if all(selection.source.patient != DICOM_PATIENT for selection in selections):
+        hint += " DICOM files without an ending need a sources file with 'patient: dicom' (docs/data.md)."
+    elif any(selection.source.include for selection in selections):
+        hint += " Look also at the patterns of 'include'."
+    return SourcesError(f"No image was found in {names}, among {sum(selection.ignored for selection in selections)} other files.", hint=hint)
 
 
 def _check_share(unreadable: list[Quarantined], total: int, allowed: float) -> None:
@@ -256,6 +266,9 @@ def _warnings(selections: list[Selection]) -> list[str]:
                 f"{name}: nothing tells the patients, so each image counts as its own patient. Splits may share patients unseen: "
                 f"say in a sources file who they are ({'patient: dicom takes it from the files; ' if they_say else ''}docs/data.md)."
             )
+        if selection.undescribed and selection.source.metadata:
+            total, file = len(selection.candidates), selection.source.metadata.file
+            warnings.append(f"{name}: {file} says nothing of {selection.undescribed:,} of its {total:,} images.")
         if selection.keeps_splits:
             warnings.append(f"{name}: the splits that it came with are kept.")
         elif selection.source.split == "auto" and any("/train/" in f"/{path}" for path in selection.candidates.paths):

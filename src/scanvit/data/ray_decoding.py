@@ -11,6 +11,7 @@ has no table of contents, and each task reads it from its beginning.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import __version__
 from ..core.contract import PixelContract
 from ..core.errors import ConfigError, DataError, ScanvitError, SourcesError
 from ..storage.atomic import write_bytes
 from .archives.open import open_archive
-from .batches import BATCH_IMAGES, Batch, decode_items, read_groups
+from .batches import Batch, batch_images, decode_items, read_groups
 from .file_rows import Asked, asked_of
 from .selection import Selection
 
@@ -69,7 +68,7 @@ def decode_on_ray(selections: Sequence[Selection], todo: Sequence[Batch], contra
 
 def _spans(todo: Sequence[Batch], contract: PixelContract, *, cpus: int) -> Iterator[list[Batch]]:
     """Consecutive batches of one source."""
-    fitting = _RESULT_BYTES // (BATCH_IMAGES * int(np.prod(contract.shape)))
+    fitting = _RESULT_BYTES // (batch_images(contract) * math.prod(contract.shape))
     at_most = max(1, min(fitting, len(todo) // (_TASKS_PER_CPU * cpus)))
     span: list[Batch] = []
     for batch in todo:

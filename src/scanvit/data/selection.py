@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,20 @@ from .archives.base import Archive
 from .attributes import metadata_rule
 from .columns import Strings
 from .sources import DICOM_PATIENT, SPLITS, PatientTable, Source, compile_regex, matcher
+from .tables import path_ends, table_rows
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
 """What counts as an image by its name. Those that are not JPEG, PNG or DICOM end in the quarantine, and are not silently left out."""
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _FACTS = np.dtype([("class", np.int32), ("split", np.int8), ("size_bytes", np.int64)])
 _FOLDER_HINT = "Give class patterns in a sources file: classes: {name: pattern}."
+
+
+def may_be_dicom(path: str) -> bool:
+    """A name as on exported media: without an ending, or a UID such as 1.2.840.113, whose .113 is none. DICOMDIR is their index."""
+    name = path.rsplit("/", 1)[-1]
+    ending = os.path.splitext(name)[1]
+    return (not ending or ending[1:].isdigit()) and not name.startswith(".") and name.upper() != "DICOMDIR"
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ class Selection:
     keeps_splits: bool = False
     attributes: Callable[[Candidate], dict[str, str]] = lambda candidate: {}
     """What the source's metadata file says of a candidate."""
+    undescribed: int = 0
+    """Candidates of which the metadata file says nothing."""
 
     @property
     def knows_patients(self) -> bool:
@@ -116,7 +125,8 @@ class Selection:
 
 
 def select(source: Source, archive: Archive) -> Selection:
-    """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing."""
+    """Raises SourcesError for rules that contradict each other or the source, EmptyClassError for a class pattern that finds nothing, and for a class
+    whose images are all in the quarantine."""
     is_included = matcher(source.include) if source.include else lambda path: True
     class_of = _class_rule(source)
     patient_of = _patient_rule(source, archive)
@@ -124,7 +134,7 @@ def select(source: Source, archive: Archive) -> Selection:
     quarantined: list[Quarantined] = []
     ignored = 0
     for member in archive.members():
-        is_image = member.path.lower().endswith(IMAGE_ENDINGS) or (source.patient == DICOM_PATIENT and _is_bare(member.path))
+        is_image = member.path.lower().endswith(IMAGE_ENDINGS) or (source.patient == DICOM_PATIENT and may_be_dicom(member.path))
         if not is_image or not is_included(member.path):
             ignored += 1
         elif (class_name := class_of(member.path)) is None:
@@ -134,9 +144,12 @@ def select(source: Source, archive: Archive) -> Selection:
             quarantined.append(Quarantined(source.name, member.path, "no-patient", "the patient rule finds none"))
         else:
             candidates.append(Candidate(member.path, class_name, f"{source.name}:{patient}", _split_folder(member.path), member.size_bytes))
-    if empty := [name for name in source.classes if name not in candidates.class_names]:
-        raise EmptyClassError(f"No image of {source.name} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
-    return _with_splits(Selection(source, archive, candidates, quarantined, ignored, attributes=metadata_rule(source, archive)))
+    selection = _with_splits(Selection(source, archive, candidates, quarantined, ignored))
+    _check_classes(selection, class_of)
+    if source.metadata is None:
+        return selection
+    attributes, undescribed = metadata_rule(source.name, source.metadata, archive, selection.candidates)
+    return replace(selection, attributes=attributes, undescribed=undescribed)
 
 
 def _with_splits(selection: Selection) -> Selection:
@@ -151,6 +164,18 @@ def _with_splits(selection: Selection) -> Selection:
     lost = [Quarantined(source.name, c.path, "no-split", "it lies in no folder train, val, test or final_eval") for c in candidates if c.split is None]
     placed = Candidates(c for c in candidates if c.split is not None)
     return replace(selection, candidates=placed, quarantined=selection.quarantined + lost, keeps_splits=True)
+
+
+def _check_classes(selection: Selection, class_of: Callable[[str], str | None]) -> None:
+    source, kept = selection.source.name, selection.candidates.class_names
+    for entry in selection.quarantined:
+        if (name := class_of(entry.path)) is not None and name not in kept:
+            raise EmptyClassError(
+                f"All images of {source} in the class {name!r} are in the quarantine. {entry.path}: {entry.detail}.",
+                hint="Mend the rule in the sources file, or leave the class out by 'include'.",
+            )
+    if empty := [name for name in selection.source.classes if name not in kept]:
+        raise EmptyClassError(f"No image of {source} belongs to the class {empty[0]!r}.", hint="Mend or remove its pattern in the sources file.")
 
 
 def _class_rule(source: Source) -> Callable[[str], str | None]:
@@ -180,15 +205,9 @@ def _split_folder(path: str) -> str | None:
     return next((part for part in path.split("/")[:-1] if part in SPLITS), None)
 
 
-def _is_bare(path: str) -> bool:
-    """DICOM files on exported media have no ending; DICOMDIR is their index."""
-    name = path.split("/")[-1]
-    return "." not in name and name.upper() != "DICOMDIR"
-
-
 def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | None]:
     if source.patients is not None:
-        table = _read_table(source.name, source.patients, archive)
+        table = _read_patients(source.name, source.patients, archive)
         return lambda path: next((table[end] for end in path_ends(path) if end in table), None)
     if source.patient is None or source.patient == DICOM_PATIENT:  # there the files name their patients when they are decoded
         return lambda path: path  # each image its own patient
@@ -201,32 +220,9 @@ def _patient_rule(source: Source, archive: Archive) -> Callable[[str], str | Non
     return patient_of
 
 
-def path_ends(path: str) -> list[str]:
-    """The path itself, then without its first folder, and so on down to the file's name."""
-    parts = path.split("/")
-    return ["/".join(parts[start:]) for start in range(len(parts))]
-
-
-def _read_table(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
-    found = [member.path for member in archive.members() if rule.file in path_ends(member.path)]
-    if len(found) != 1:
-        what = "holds no file" if not found else f"holds {len(found)} files"
-        raise SourcesError(f"{source} {what} {rule.file!r} that names the patients.", hint="Mend patients.file in the sources file.")
-    data = next(data for _, data in archive.read({found[0]}))
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        columns = reader.fieldnames or []
-        if missing := next((column for column in (rule.image, rule.patient) if column not in columns), None):
-            raise SourcesError(f"{found[0]} in {source} has no column {missing!r}.", hint=f"Its columns: {', '.join(map(str, columns))[:200]}")
-        return _unambiguous(reader, rule, source)
-    except (UnicodeDecodeError, csv.Error) as cause:
-        raise SourcesError(f"{found[0]} in {source} is no UTF-8 CSV file: {cause}.", hint="Mend the file.") from None
-
-
-def _unambiguous(rows: csv.DictReader[str], rule: PatientTable, source: str) -> dict[str, str]:
+def _read_patients(source: str, rule: PatientTable, archive: Archive) -> dict[str, str]:
     table: dict[str, str] = {}
-    for row in rows:
-        image, patient = (row[rule.image] or "").strip().lstrip("./"), (row[rule.patient] or "").strip()
-        if image and patient and table.setdefault(image, patient) != patient:
-            raise SourcesError(f"{rule.file} in {source} gives {image!r} two patients: {table[image]!r} and {patient!r}.", hint="Mend the file.")
+    for image, patient in table_rows(source, archive, rule.file, (rule.image, rule.patient)):
+        if patient and table.setdefault(image, patient) != patient:
+            raise SourcesError(f"{rule.file} of {source} gives {image!r} two patients: {table[image]!r} and {patient!r}.", hint="Mend the file.")
     return table

@@ -15,8 +15,8 @@ Patterns are globs over the whole path inside the source (``*`` crosses ``/``), 
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from ..core.errors import ScanvitError, SourcesError, UnknownKeyError
-from ..core.loading import parse_yaml, read_text
+from ..core.loading import did_you_mean, parse_yaml, read_text
 from .original import is_datasets_config, sources_values
 
 _FORBID = ConfigDict(extra="forbid", validate_default=True)
@@ -134,20 +134,28 @@ def load_sources(path: Path | str) -> Sources:
     UnknownKeyError.
     """
     path = Path(path)
-    if path.is_dir() and (path / "sources.yaml").is_file():
-        path = path / "sources.yaml"
-    if path.suffix.lower() in (".yaml", ".yml"):
-        values = parse_yaml(read_text(path, error=SourcesError), where=str(path), error=SourcesError)
-        return sources_from_dict(sources_values(values, where=str(path)) if is_datasets_config(values) else values, where=str(path))
-    if not path.exists():
-        raise SourcesError(f"There is no file or folder {path}.", hint="Give a sources file (.yaml), a folder, a zip or tar archive, or a MedMNIST .npz.")
-    return Sources(sources=(Source(name=_name_of(path), path=path.name, split="auto"),))
+    if file := sources_file(path):
+        values = parse_yaml(read_text(file, error=SourcesError), where=str(file), error=SourcesError)
+        return sources_from_dict(sources_values(values, where=str(file)) if is_datasets_config(values) else values, where=str(file))
+    if not os.path.exists(path):
+        what = f"The link {path} leads nowhere." if os.path.islink(path) else f"There is no file or folder {path}."
+        raise SourcesError(what, hint="Give a sources file (.yaml), a folder, a zip or tar archive, or a MedMNIST .npz.")
+    name = _in_place(path).name
+    return Sources(sources=(Source(name=_name_of(name), path=name, split="auto"),))
+
+
+def sources_file(path: Path | str) -> Path | None:
+    """The file that describes what ``path`` names: itself, or the ``sources.yaml`` in it. None for a folder or archive that is a source itself."""
+    path = Path(path)
+    if os.path.isfile(path / "sources.yaml"):
+        return path / "sources.yaml"
+    return path if path.suffix.lower() in (".yaml", ".yml") else None
 
 
 def sources_root(path: Path | str) -> Path:
     """What the paths of ``load_sources(path)`` are relative to unless a root is given."""
-    path = Path(path).resolve()
-    return path if path.is_dir() and (path / "sources.yaml").is_file() else path.parent
+    path = _in_place(path)
+    return (sources_file(path) or path).parent
 
 
 def sources_from_dict(values: dict[str, Any], *, where: str = "sources") -> Sources:
@@ -212,9 +220,7 @@ def _explain(error: ValidationError, where: str) -> ScanvitError:
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "function-", "[key]")))
     if first["type"] in _UNKNOWN_KEY:
         known = _siblings(first["loc"])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        suggestion = f" Did you mean {close[0]!r}?" if close else ""
-        return UnknownKeyError(f"{where}: {key!r} is no setting.{suggestion}", hint=f"Settings there: {', '.join(known)}")
+        return UnknownKeyError(f"{where}: {key!r} is no setting.{did_you_mean(str(first['loc'][-1]), known)}", hint=f"Settings there: {', '.join(known)}")
     shown = repr(first["input"]) if len(repr(first["input"])) < 80 else f"a {type(first['input']).__name__}"
     return SourcesError(f"{where}: {key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}.", hint="Mend the value in the sources file.")
 
@@ -226,8 +232,13 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     return list(kind.__dataclass_fields__)
 
 
-def _name_of(path: Path) -> str:
-    stem = path.resolve().name
+def _in_place(path: Path | str) -> Path:
+    """Absolute. A link at its end keeps its own name and folder: a source is called as it was given, wherever its bytes lie."""
+    path = Path(path)
+    return Path(os.path.realpath(path) if path.name in ("", "..") else os.path.join(os.path.realpath(path.parent), path.name))
+
+
+def _name_of(stem: str) -> str:
     for ending in (".gz", ".tgz", ".tar", ".zip", ".npz"):
         stem = stem.removesuffix(ending)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "source"

@@ -15,6 +15,10 @@ from typing import Any, BinaryIO
 
 from ..core.errors import NoSpaceError, StorageError
 
+_RANDOM = "[a-z0-9_]" * 8
+"""What tempfile puts into a name. ``*`` would also fit the temporary name of ``NAME.v2``, whose writer may be at work."""
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
@@ -26,8 +30,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise NoSpaceError(
                 f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose a folder that you may write to.") from error
+        if error.errno in _NO_PLACE:
+            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose another name or folder, one that you may write to.") from error
         raise
 
 
@@ -95,7 +99,7 @@ def remove_leftovers(path: Path | str) -> None:
     """Delete what killed writers of ``path`` left behind. Call it only where no other writer of ``path`` can be at work."""
     path = Path(path)
     if path.parent.is_dir():
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 

@@ -68,11 +68,40 @@ def test_yaml_that_is_none_is_told_by_its_place() -> None:
         parse_yaml("sources:\n  a: b: c\n", where="mine.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: 1\nname: 2024-02-30\n", "line 2, column 7: '2024-02-30' cannot be read: day is out of range for month."),
+        ("a: !!bool x\n", "line 1, column 4: 'x' cannot be read"),
+        ("a: {b: 1,\n b: 2}\n", "line 2, column 2: the key 'b' stands twice."),
+        ("a: " + "[" * 5000, "nested too deeply"),
+    ],
+    ids=["date", "tag", "key", "depth"],
+)
+def test_what_yaml_cannot_build_is_told_by_its_place(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, where="mine.yaml")
+    assert says in caught.value.message
+
+
+def test_a_key_that_an_anchor_brings_may_be_set_anew() -> None:
+    assert parse_yaml("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\n", where="")["c"] == {"x": 2, "y": 3}
+
+
+def test_an_override_that_is_no_yaml_is_a_text() -> None:
+    assert load_experiment("reference", ["tracking.experiment_name=2026-11-31"]).tracking.experiment_name == "2026-11-31"
+
+
 def test_an_unknown_experiment_is_named_with_the_nearest() -> None:
     with pytest.raises(UnknownExperimentError, match="Did you mean 'reference'") as caught:
         load_experiment("refrence")
     assert caught.value.hint is not None
     assert all(name in caught.value.hint for name in shipped_experiments())
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_experiment() -> None:
+    with pytest.raises(UnknownExperimentError):
+        load_experiment("long" * 100)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [\n", "1: 2\n", "\x00", "&a [*a]"])

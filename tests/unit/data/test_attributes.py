@@ -36,11 +36,32 @@ def test_ages_are_kept_in_bands_and_the_oldest_together(age: str, band: str) -> 
 
 
 def test_what_tells_people_apart_is_refused() -> None:
-    with pytest.raises(SourcesError, match="a date"):
-        clean("seen", "2021-03-04")
-    codes = {f"person {number}": number for number in range(MOST_VALUES + 1)}
-    with pytest.raises(SourcesError, match="more than"):
+    codes: dict[str, int] = {}
+    for value in ["", *(f"person {number}" for number in range(MOST_VALUES))]:
+        code_of("name", codes, value)
+    assert code_of("name", codes, "") == 0, "none is no value"
+    with pytest.raises(SourcesError, match=f"more than {MOST_VALUES}"):
         code_of("name", codes, "one more")
+    with pytest.raises(SourcesError, match=f"more than {MOST_VALUES}"):
+        code_of("name", {str(number): number for number in range(MOST_VALUES)}, "one more")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("2021-03-04", "20210304", "4.3.2021", "3/4/21"),
+        *("2020-01-01 10:00:00", "2020-01-01T10:00", "2020-01-01t10:00:00.5Z", "2020-01-01 10:00:00+01:00", "1/2/2020 3:04 PM"),
+        *("20200101103000.000000+0100", "202001011030", "20200101 103000"),
+    ],
+)
+def test_a_date_is_refused_with_a_time_too(value: str) -> None:
+    with pytest.raises(SourcesError, match="a date"):
+        clean("seen", value)
+
+
+@pytest.mark.parametrize("value", ["PA", "DX 1", "GE 2020", "Revolution 1.2.3", "2020-A", "12:30", "1024 x 1024"])
+def test_what_is_no_date_is_kept(value: str) -> None:
+    assert clean("seen", value) == value
 
 
 def test_nothing_else_of_a_dicom_file_is_kept(make_dicom: Callable[..., bytes]) -> None:
@@ -64,7 +85,8 @@ def test_columns_of_a_table_beside_the_source_reach_the_manifest(tmp_path: Path)
     (tmp_path / "people.csv").write_text("who,Gender,Age,Name\n" + "\n".join(lines))
     source = {"name": "clinic", "path": "images", "patient": "(?P<patient>p[0-9]+)"}
     source["metadata"] = {"file": "people.csv", "patient": "who", "columns": {"sex": "Gender", "age_band": "Age"}}  # type: ignore[assignment]
-    prepare(sources_from_dict({"sources": [source], "image_size_px": 8}), tmp_path / "pack", root=tmp_path, workers=1)
+    summary = prepare(sources_from_dict({"sources": [source], "image_size_px": 8}), tmp_path / "pack", root=tmp_path, workers=1)
+    assert "clinic: people.csv says nothing of 2 of its 24 images." in summary.warnings
     pack = Pack.open(tmp_path / "pack")
     assert pack.attributes == ("age_band", "sex")
     rows = {row["patient_id"]: (row["sex"], row["age_band"]) for row in pack.manifest.to_pylist()}

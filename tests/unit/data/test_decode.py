@@ -70,6 +70,36 @@ def test_transparent_pixels_lie_on_black() -> None:
     assert decode_image(encode(palette, transparency=0), GRAY).pixels.max() == 0
 
 
+def keyed_png(bits: int, colour: int, samples: list[int], key: list[int]) -> bytes:
+    """One row of pixels. ``colour``: 0 gray, 2 RGB. ``key``: what tRNS names."""
+    line = b"".join(value.to_bytes(2, "big") for value in samples) if bits == 16 else np.packbits([[v >> b & 1 for b in range(bits)][::-1] for v in samples])
+    header = struct.pack(">IIBBBBB", len(samples) // (3 if colour else 1), 1, bits, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": b"".join(value.to_bytes(2, "big") for value in key), b"IDAT": zlib.compress(b"\0" + bytes(line)), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in chunks.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "samples", "key", "expected"),
+    [
+        (1, 0, [1] * 8, [1], 0),
+        (2, 0, [2] * 8, [2], 0),
+        (2, 0, [2] * 8, [1], 170),
+        (4, 0, [5] * 8, [5], 0),
+        (8, 0, [200] * 8, [200], 0),
+        (8, 0, [200] * 8, [201], 200),
+        (16, 0, [51400] * 8, [51400], 0),
+        (16, 0, [51400] * 8, [51401], 200),
+        (8, 2, [9, 200, 9] * 8, [9, 200, 9], 0),
+        (8, 2, [200, 200, 200] * 8, [200, 200, 9], 200),
+    ],
+)
+def test_the_gray_or_colour_that_is_named_transparent_lies_on_black(bits: int, colour: int, samples: list[int], key: list[int], expected: int) -> None:
+    for contract in (GRAY, RGB):
+        assert np.unique(decode_image(keyed_png(bits, colour, samples, key), contract).pixels).tolist() == [expected]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -47,22 +48,32 @@ def sized(*sizes: int) -> Selection:
 
 def test_batches_are_bounded_in_images_and_in_bytes(tmp_path: Path) -> None:
     large = BATCH_BYTES
-    batches = plan_batches([sized(1, 1, 1, 1), sized(large, 1, large + 1, 1)], tmp_path)
+    batches = plan_batches([sized(1, 1, 1, 1), sized(large, 1, large + 1, 1)], tmp_path, CONTRACT)
     assert [(batch.source, batch.paths) for batch in batches] == [(0, ("0", "1", "2")), (0, ("3",)), (1, ("0",)), (1, ("1",)), (1, ("2",)), (1, ("3",))]
     assert len({batch.file for batch in batches}) == len(batches)
+
+
+@pytest.mark.parametrize(("side_px", "channels", "expected"), [(64, 1, 256), (512, 1, 256), (1024, 3, 21), (4096, 3, 1)])
+def test_batches_are_bounded_in_what_they_decode_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side_px: int, channels: Literal[1, 3], expected: int
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_IMAGES", 256)
+    planned = plan_batches([sized(*[1] * 300)], tmp_path, PixelContract(image_size_px=side_px, channels=channels))
+    assert max(map(len, planned)) == expected
+    assert sum(map(len, planned)) == 300
 
 
 def run(selection: Selection, work: Path) -> tuple[int, list[int]]:
     open_work_folder(work, [selection], CONTRACT)
     finished: list[int] = []
-    reused = decode_batches([selection], plan_batches([selection], work), CONTRACT, workers=1, on_images=finished.append)
+    reused = decode_batches([selection], plan_batches([selection], work, CONTRACT), CONTRACT, workers=1, on_images=finished.append)
     return reused, finished
 
 
 def test_a_batch_holds_pixels_and_rows_in_order(selection: Selection, tmp_path: Path) -> None:
     reused, finished = run(selection, tmp_path / "work")
     assert (reused, sum(finished)) == (0, 7)
-    second = plan_batches([selection], tmp_path / "work")[1]
+    second = plan_batches([selection], tmp_path / "work", CONTRACT)[1]
     rows = read_rows(second)
     assert [row["path"] for row in rows] == ["a/3.png", "a/4.png", "a/5.png"]
     assert "no readable JPEG or PNG" in rows[0]["error"]
@@ -76,7 +87,7 @@ def test_a_batch_holds_pixels_and_rows_in_order(selection: Selection, tmp_path: 
 
 def test_finished_batches_are_not_decoded_again(selection: Selection, tmp_path: Path) -> None:
     run(selection, tmp_path / "work")
-    plan_batches([selection], tmp_path / "work")[2].file.unlink()
+    plan_batches([selection], tmp_path / "work", CONTRACT)[2].file.unlink()
     assert run(selection, tmp_path / "work") == (6, [6, 1])
 
 
@@ -92,7 +103,7 @@ def test_other_images_or_another_contract_start_afresh(selection: Selection, tmp
 
 def test_a_damaged_batch_is_told_and_decoded_again(selection: Selection, tmp_path: Path) -> None:
     run(selection, tmp_path / "work")
-    batch = plan_batches([selection], tmp_path / "work")[0]
+    batch = plan_batches([selection], tmp_path / "work", CONTRACT)[0]
     batch.file.write_bytes(batch.file.read_bytes()[:100])
     with pytest.raises(DataError, match="damaged"):
         read_rows(batch)

@@ -220,7 +220,17 @@ def test_a_killed_fetch_between_the_name_and_the_record_is_mended(entry: Callabl
     assert "mine.zip" in lock(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "files": {}}', '{"format": 1, "files": {"a": 1}}', '{"format": 1, "files": {"a": {"x": 1}}}'])
+RECORD = {"source": "a", "address": "b", "sha256": "c", "bytes": 1, "recorded": "d"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"format": 2, "files": {}}', '{"format": 1, "files": {"a": 1}}', '{"format": 1, "files": {"a": {"x": 1}}}'),
+        json.dumps({"format": 1, "files": {"a": RECORD | {"bytes": "1"}}}),
+        json.dumps({"format": 1, "files": {"a": RECORD | {"sha256": 7}}}),
+    ],
+)
 def test_a_lock_file_that_cannot_be_read_stops_everything(entry: Callable[..., CatalogEntry], file_server: FileServer, tmp_path: Path, text: str) -> None:
     (tmp_path / LOCK_FILE).write_text(text)
     with pytest.raises(StorageError, match=r"fetch\.lock\.json"):

@@ -84,10 +84,11 @@ def test_the_salt_is_asked_for_where_the_files_name_patients(monkeypatch: pytest
 
 
 def test_files_without_an_ending_count_where_dicom_names_the_patients(tmp_path: Path) -> None:
-    for name in ("a/IM0001", "b/IM0002", "a/DICOMDIR", "a/notes.txt"):
+    uid = "b/1.2.840.113619.2.5"
+    for name in ("a/IM0001", uid, "a/DICOMDIR", "a/notes.txt", "a/.7"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = select(Source(name="s", path="s", patient="dicom"), open_archive(tmp_path))
-    assert [candidate.path for candidate in found.candidates] == ["a/IM0001", "b/IM0002"]
-    assert found.ignored == 2
+    assert [candidate.path for candidate in found.candidates] == ["a/IM0001", uid]
+    assert found.ignored == 3
     assert not select(Source(name="s", path="s"), open_archive(tmp_path)).candidates

@@ -17,6 +17,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_bytes(b"")
     (tmp_path / "b" / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "b" / "1.2.840.1").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "b" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "b" / "README").write_bytes(b"no image")
     return tmp_path
 

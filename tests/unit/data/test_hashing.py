@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from scanvit.data.hashing import hamming_distance, perceptual_hash, sha256_bytes
+from scanvit.data.hashing import perceptual_hash, sha256_bytes
 
 
 def picture(seed: int, side: int = 64, channels: int = 1) -> np.ndarray:
@@ -34,26 +34,25 @@ def test_a_hash_has_64_digits_and_nearly_half_its_bits_set() -> None:
     assert int(value, 16).bit_count() in (127, 128)
 
 
+def bits_apart(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
 def test_near_duplicates_are_near_and_others_far() -> None:
     one, other = picture(2), picture(3)
     noisy = np.clip(one + np.random.default_rng(0).normal(0, 3, one.shape), 0, 255).astype(np.uint8)
     brighter = np.clip(one.astype(int) * 9 // 10 + 12, 0, 255).astype(np.uint8)
-    assert hamming_distance(perceptual_hash(one), perceptual_hash(noisy)) < 40
-    assert hamming_distance(perceptual_hash(one), perceptual_hash(brighter)) < 40
-    assert hamming_distance(perceptual_hash(one), perceptual_hash(other)) > 80
+    assert bits_apart(perceptual_hash(one), perceptual_hash(noisy)) < 40
+    assert bits_apart(perceptual_hash(one), perceptual_hash(brighter)) < 40
+    assert bits_apart(perceptual_hash(one), perceptual_hash(other)) > 80
 
 
 def test_size_and_channels_hardly_matter() -> None:
     small = perceptual_hash(picture(4))
-    assert hamming_distance(small, perceptual_hash(picture(4, side=128))) < 40
-    assert hamming_distance(small, perceptual_hash(picture(4, channels=3))) < 40
+    assert bits_apart(small, perceptual_hash(picture(4, side=128))) < 40
+    assert bits_apart(small, perceptual_hash(picture(4, channels=3))) < 40
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
 def test_a_flat_picture_has_no_structure(value: int) -> None:
     assert perceptual_hash(np.full((1, 64, 64), value, np.uint8)) == "0" * 64
-
-
-def test_the_distance_counts_bits() -> None:
-    assert hamming_distance("00" * 32, "ff" * 32) == 256
-    assert hamming_distance("0" * 63 + "1", "0" * 63 + "2") == 2

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scanvit.data import near_duplicates
-from scanvit.data.hashing import hamming_distance
 from scanvit.data.near_duplicates import NEAR_DUPLICATE_BITS, find_near_duplicates, parse_hashes
 
 
@@ -58,28 +57,34 @@ def same_partition(one: np.ndarray, other: list[int]) -> bool:
 def test_it_finds_what_comparing_each_with_each_finds(seed: int, count: int, planted: int, within: int, alike: float) -> None:
     hashes = drawn(seed, count, planted=planted if count else 0, alike=alike)
     expected = all_pairs(hashes, within)
-    found = find_near_duplicates(hashes, within=within)
-    assert found.pairs.tolist() == np.bincount([distance for *_, distance in expected], minlength=within + 1).tolist()
-    assert same_partition(found.groups(count), groups_of(expected, count))
-    links = list(zip(found.first.tolist(), found.second.tolist(), found.distance.tolist(), strict=True))
-    assert set(links) <= set(expected)
-    assert len(links) == count - len(set(groups_of(expected, count)))
-    assert found.distance.tolist() == sorted(found.distance.tolist())
+    for few in (0, 1 << 13):  # by bands, and each with each
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(near_duplicates, "_FEW_POINTS", few)
+            found = find_near_duplicates(hashes, within=within)
+        assert found.pairs.tolist() == np.bincount([distance for *_, distance in expected], minlength=within + 1).tolist()
+        assert same_partition(found.groups(count), groups_of(expected, count))
+        links = list(zip(found.first.tolist(), found.second.tolist(), found.distance.tolist(), strict=True))
+        assert set(links) <= set(expected)
+        assert len(links) == count - len(set(groups_of(expected, count)))
+        assert found.distance.tolist() == sorted(found.distance.tolist())
 
 
 @pytest.mark.parametrize("bands", [12, 17, 23, 24, 40])
 def test_every_number_of_bands_gives_the_same(monkeypatch: pytest.MonkeyPatch, bands: int) -> None:
     hashes = drawn(1, 300, planted=100)
     expected = find_near_duplicates(hashes)
+    monkeypatch.setattr(near_duplicates, "_FEW_POINTS", 0)
     monkeypatch.setattr(near_duplicates, "_plan_bands", lambda count, within: bands)
     found = find_near_duplicates(hashes)
     assert found.pairs.tolist() == expected.pairs.tolist()
     assert found.groups(300).tolist() == expected.groups(300).tolist()
 
 
-def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [0, 1 << 13])
+def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     hashes = np.concatenate([drawn(2, 200, planted=100), drawn(3, 60, planted=0, alike=0.97)])
     expected = find_near_duplicates(hashes)
+    monkeypatch.setattr(near_duplicates, "_FEW_POINTS", few)
     monkeypatch.setattr(near_duplicates, "_CANDIDATES_AT_ONCE", 7)
     monkeypatch.setattr(near_duplicates, "_LINKS_AT_ONCE", -250)
     found = find_near_duplicates(hashes)
@@ -88,7 +93,9 @@ def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.groups(260).tolist() == expected.groups(260).tolist()
 
 
-def test_pairs_on_the_edge_are_found_wherever_their_bits_lie() -> None:
+@pytest.mark.parametrize("few", [0, 1 << 13])
+def test_pairs_on_the_edge_are_found_wherever_their_bits_lie(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(near_duplicates, "_FEW_POINTS", few)
     random = np.random.default_rng(0)
     base = drawn(4, 1, planted=0)[0]
     spread = [int(bit) for bit in np.linspace(0, 255, NEAR_DUPLICATE_BITS)]
@@ -99,6 +106,14 @@ def test_pairs_on_the_edge_are_found_wherever_their_bits_lie() -> None:
         assert (found.first.tolist(), found.second.tolist(), found.distance.tolist()) == ([0], [1], [NEAR_DUPLICATE_BITS])
         further = flip(flip(base, bits), [next(bit for bit in range(256) if bit not in bits)])
         assert not len(find_near_duplicates(np.stack([base, further])).first)
+
+
+def test_few_images_are_not_searched_by_bands_which_near_copies_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "_plan_bands", lambda count, within: pytest.fail("bands hold all of a group"))
+    base, random = drawn(7, 1, planted=0)[0], np.random.default_rng(0)
+    hashes = np.stack([flip(base, random.choice(256, 5, replace=False)) for _ in range(500)])
+    found = find_near_duplicates(hashes)
+    assert (found.pairs.sum(), len(found.first)) == (500 * 499 // 2, 499)
 
 
 def test_a_thousand_equal_hashes_are_one_group() -> None:
@@ -119,7 +134,7 @@ def test_hexadecimal_hashes_keep_their_distances() -> None:
     random = np.random.default_rng(0)
     digits = [random.bytes(32).hex() for _ in range(2)]
     one, other = parse_hashes(digits)
-    assert np.bitwise_count(one ^ other).sum() == hamming_distance(*digits)
+    assert np.bitwise_count(one ^ other).sum() == (int(digits[0], 16) ^ int(digits[1], 16)).bit_count()
     assert parse_hashes([]).shape == (0, 4)
 
 

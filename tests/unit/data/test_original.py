@@ -123,6 +123,7 @@ def at(*keys: str | int, value: Any) -> dict[str, Any]:
         (at("categories", "lung-oct-cnv", "oct", value=False), "lung-oct-dme is oct and lung-oct-cnv is not"),
         (at("categories", "lung-oct-cnv", "sources", value={}), "no list of sources"),
         (at("categories", "lung-oct-cnv", "sources", 0, "dataset", value="OCT2018"), "has no 'OCT2018'"),
+        (at("categories", "lung-oct-cnv", "sources", 0, "dataset", value=["OCT2017"]), r"has no \['OCT2017'\]"),
         (at("categories", "lung-oct-cnv", "sources", 0, "paths", value=[]), "paths is"),
         (at("categories", "lung-oct-cnv", "sources", 0, "paths", value=["/"]), "paths is"),
         (at("categories", "lung-oct-cnv", "sources", 0, value="OCT2017"), "no mapping"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scanvit.core.errors import PackError
-from scanvit.data.output import beside, make_way, output_lock, replacing
+from scanvit.core.errors import PackError, StorageError
+from scanvit.data.output import beside, make_way, output_lock, refuse_inside, replacing
 
 
 def pack_at(folder: Path, text: str = "old") -> Path:
@@ -25,6 +25,32 @@ def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
     with output_lock(out):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_goes_and_what_another_one_writes_stays(tmp_path: Path) -> None:
+    leftover = tmp_path / ".mine.abcd_123.tmp"
+    leftover.mkdir()
+    with replacing(tmp_path / "mine.v2") as other:
+        make_way(tmp_path / "mine", overwrite=False)
+        assert other.exists()
+        assert not leftover.exists()
+
+
+def test_a_pack_inside_its_own_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to("images")
+    (tmp_path / "set.zip").touch()
+    for out in (tmp_path / "images" / "packs" / "p1", tmp_path / "link" / "p1", tmp_path / "images"):
+        with pytest.raises(PackError, match="inside the source"):
+            refuse_inside(out, [tmp_path / "set.zip", tmp_path / "images"])
+    refuse_inside(tmp_path / "images2", [tmp_path / "set.zip", tmp_path / "images", tmp_path / "none"])
+
+
+@pytest.mark.parametrize("name", ["circle/pack", "long" * 100], ids=["circle", "long"])
+def test_a_place_that_cannot_be_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(StorageError, match="cannot be written"), output_lock(tmp_path / name):
+        pass
 
 
 def test_what_is_no_pack_is_never_replaced(tmp_path: Path) -> None:

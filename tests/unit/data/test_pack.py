@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,11 @@ def test_no_pack_is_missing_with_the_command_that_makes_one(tmp_path: Path, make
     assert "data prepare" in str(caught.value.hint)
 
 
+def test_a_name_that_is_too_long_is_no_pack(tmp_path: Path) -> None:
+    with pytest.raises(PackMissingError):
+        Pack.open(tmp_path / ("long" * 100))
+
+
 @pytest.mark.parametrize("version", [2, 0, "1", None])
 def test_another_format_version_is_told(make_pack: MakePack, version: object) -> None:
     pack = make_pack()
@@ -123,6 +129,7 @@ def test_a_flipped_bit_is_found_by_verify(make_pack: MakePack, name: str) -> Non
         {"contract": {"windowing": "lung"}},
         {"contract": None},
         {"patients": []},
+        {"patients": {"train": math.inf, "val": 0, "test": 0, "final_eval": 0}},
         {"settings": 3},
     ],
     ids=str,

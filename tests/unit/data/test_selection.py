@@ -66,7 +66,8 @@ def test_the_patient_is_read_from_the_path_and_is_one_over_the_whole_source(tmp_
 
 
 def test_a_patient_group_that_takes_no_part_is_no_patient(tmp_path: Path) -> None:
-    assert reasons(run(tmp_path, {"A/x.png": ""}, patient="x(?P<patient>[0-9]+)?")) == {"A/x.png": "no-patient"}
+    found = run(tmp_path, {"A/x.png": "", "A/x7.png": ""}, patient="x(?P<patient>[0-9]+)?")
+    assert reasons(found) == {"A/x.png": "no-patient"}
 
 
 TABLE = {"file": "metadata.csv", "image": "file", "patient": "who"}
@@ -93,6 +94,29 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
         run(tmp_path, {"A/x.png": ""}, patients=TABLE)
 
 
+METADATA = {"metadata": {"file": "facts.csv", "image": "file", "columns": {"sex": "sex"}}}
+
+
+def test_metadata_says_something_of_the_images_that_it_names(tmp_path: Path) -> None:
+    found = run(tmp_path, {"facts.csv": "file,sex\n./A/x.png,F\ny.png,\n", "A/x.png": "", "A/y.png": "", "A/z.png": ""}, **METADATA)
+    assert [found.attributes(candidate) for candidate in found.candidates] == [{"sex": "F"}, {}, {}]
+    assert found.undescribed == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file,sex\nA\\x.png,F\n", r"fits an image of s: the first is for 'A\\\\x.png', and an image's is 'A/x.png'"),
+        ("file,sex\n", "it has none"),
+        ("file,sex\nx.png,F\nx.png,M\n", "says two things of 'x.png'"),
+        ("file,gender\nx.png,F\n", "no column 'sex'"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_told(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(SourcesError, match=sentence):
+        run(tmp_path, {"facts.csv": text, "A/x.png": ""}, **METADATA)
+
+
 SPLIT_TREE = {f"{split}/{name}/{i}.png": "" for split in ("train", "val", "test", "final_eval") for name in "AB" for i in range(2)}
 
 
@@ -112,6 +136,19 @@ def test_auto_splits_anew_where_a_split_is_missing(tmp_path: Path) -> None:
 def test_keep_needs_a_split_for_each_image(tmp_path: Path) -> None:
     found = run(tmp_path, {**SPLIT_TREE, "other/A/x.png": ""}, split="keep")
     assert reasons(found) == {"other/A/x.png": "no-split"}
+
+
+@pytest.mark.parametrize(
+    ("files", "rules", "sentence"),
+    [
+        ({"A/p1.png": "", "B/q1.png": ""}, {"patient": "(?P<patient>p[0-9]+)"}, r"'B' are in the quarantine. B/q1.png: the patient rule finds none"),
+        ({"A/p1.png": "", "B/q1.png": ""}, {"patient": "(?P<patient>p[0-9]+)", "classes": {"one": "A/*", "two": "B/*"}}, "'two' are in the quarantine"),
+        ({**SPLIT_TREE, "other/C/x.png": ""}, {"split": "keep"}, "'C' are in the quarantine"),
+    ],
+)
+def test_a_class_of_which_nothing_is_left_is_told(tmp_path: Path, files: dict[str, str], rules: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(EmptyClassError, match=sentence):
+        run(tmp_path, files, **rules)
 
 
 def test_a_split_folder_is_no_class(tmp_path: Path) -> None:

@@ -114,6 +114,36 @@ def test_a_folder_is_its_own_only_source(tmp_path: Path) -> None:
     assert sources_root(folder) == tmp_path
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (".", "images"),
+        ("..", "set"),
+        ("../images", "images"),
+        ("../latest", "latest"),
+        ("../latest.zip", "latest.zip"),
+        ("../latest/..", "other"),
+    ],
+)
+def test_a_source_is_what_was_given_whatever_leads_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "other" / "v2").mkdir(parents=True)
+    (tmp_path / "other" / "v1.zip").touch()
+    (tmp_path / "set" / "latest").symlink_to("../other/v2")
+    (tmp_path / "set" / "latest.zip").symlink_to("../other/v1.zip")
+    monkeypatch.chdir(tmp_path / "set" / "images")
+    source = load_sources(given).sources[0]
+    assert (source.name, source.path) == (name.removesuffix(".zip"), name)
+    assert (sources_root(given) / source.path).samefile(given)
+
+
+def test_a_link_in_a_circle_is_told(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for path in (tmp_path / "circle", tmp_path / "circle" / "images", tmp_path / ("long" * 100)):
+        with pytest.raises(SourcesError, match=path.name):
+            load_sources(path)
+
+
 def test_a_folder_with_a_sources_file_is_described_by_it(tmp_path: Path) -> None:
     (tmp_path / "sources.yaml").write_text(yaml.safe_dump(with_source(path="images")), encoding="utf-8")
     assert load_sources(tmp_path).sources[0].path == "images"

@@ -11,6 +11,7 @@ import os
 import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
+from stat import S_ISLNK, S_ISREG
 from typing import IO
 
 from ...core.errors import ArchiveError, SourcesError
@@ -26,9 +27,9 @@ __all__ = ["Archive", "ArchiveLimits", "open_archive"]
 def open_archive(path: Path, *, limits: ArchiveLimits | None = None) -> Archive:
     """By content, not by name. Raises SourcesError where there is nothing, ArchiveError for a file that is no archive."""
     limits = limits or ArchiveLimits()
-    if path.is_dir():
+    if os.path.isdir(path):
         return Folder(path, limits)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib would raise for a name that is too long
         raise SourcesError(f"There is no file or folder {path}.", hint="Check the path in the sources file, or give --root.")
     with reading(path):
         if zipfile.is_zipfile(path):
@@ -42,7 +43,7 @@ def open_archive(path: Path, *, limits: ArchiveLimits | None = None) -> Archive:
 
 
 class Folder(Archive):
-    """Links are not followed and not read: nothing outside the folder gets in."""
+    """Links are refused, as in archives: nothing outside the folder gets in, and no image is left out without a word."""
 
     def _list(self, names: MemberNames) -> Iterator[Member]:
         return (Member(path, size) for path, _, size, _ in self._files(names))
@@ -70,13 +71,21 @@ class Folder(Archive):
                     if is_unfinished(Path(folder)):
                         raise SourcesError(f"{folder} holds an unfinished pull.", hint=f"Repeat the pull, or remove {os.path.join(folder, WORK_FOLDER)}.")
                     folders.remove(WORK_FOLDER)
+                if link := next((name for name in folders if os.path.islink(os.path.join(folder, name))), None):
+                    raise _link(os.path.join(folder, link))
                 for name in sorted(files):
                     file = os.path.join(folder, name)
                     stat = os.lstat(file)
-                    is_plain = (stat.st_mode & 0o170000) == 0o100000
+                    if S_ISLNK(stat.st_mode):
+                        raise _link(file)
                     # Sizes are not judged: nothing is packed here.
-                    if is_plain and (path := names.accept(os.path.relpath(file, self.path), 0, backslash=False)):
+                    if S_ISREG(stat.st_mode) and (path := names.accept(os.path.relpath(file, self.path), 0, backslash=False)):
                         yield path, file, stat.st_size, stat.st_mtime_ns
+
+
+def _link(path: str) -> SourcesError:
+    hint = "Put what it leads to in its place (cp -rL copies a folder so), or name that as a source of its own."
+    return SourcesError(f"{path} is a link, and links inside a source are not followed.", hint=hint)
 
 
 def _open_plain(file: str) -> IO[bytes]:

@@ -9,8 +9,10 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
+from ...core.errors import PackCorruptError
 from ..hashing import perceptual_hash
 from ..near_duplicates import BITS, NEAR_DUPLICATE_BITS, find_near_duplicates, parse_hashes
+from ..pack import Pack
 from ..sources import SPLITS
 from .gate import Example, Gate, causes_of
 from .view import AuditView
@@ -27,8 +29,7 @@ def gate_patients(view: AuditView) -> Gate:
     """G1: a patient in two splits."""
     spread = view.crossing(view.patient)
     names = [view.patient_names[int(view.patient[rows[0]])] for rows in spread]
-    sources = view.pack.settings.get("sources", [])
-    unknown = [str(source["name"]) for source in sources if not source.get("patient") and not source.get("patients")]
+    unknown = _without_patients(view.pack)
     if spread:
         shown = ", ".join(names[:_NAMED])
         detail = f"{len(spread):,} patients have images in two splits or more: {shown}. The test then asks for faces that training has seen."
@@ -49,6 +50,15 @@ def gate_patients(view: AuditView) -> Gate:
         examples=tuple(_across(view, rows, name) for rows, name in zip(spread[:_EXAMPLES], names, strict=False)),
         causes=causes_of(found + [f"nothing tells the patients of {name}" for name in unknown]),
     )
+
+
+def _without_patients(pack: Pack) -> list[str]:
+    """Names of the sources that do not tell their patients. The fingerprint does not cover the settings: they may hold anything."""
+    try:
+        return [str(source["name"]) for source in pack.settings.get("sources", []) if not source.get("patient") and not source.get("patients")]
+    except (TypeError, KeyError, AttributeError):
+        what = f"settings.sources in {pack.path / 'dataset.json'} is no list of sources"
+        raise PackCorruptError(f"{what}: {str(pack.settings['sources'])[:80]}.", hint="Prepare the pack again.") from None
 
 
 def gate_identical_pixels(view: AuditView) -> Gate:

@@ -72,9 +72,6 @@ class AuditView:
         groups[suspects] = suspects[first[group.reshape(-1)]] if len(suspects) else suspects
         return groups
 
-    def rows_of(self, split: str) -> slice:
-        return slice(self.pack.start(split), self.pack.start(split) + self.pack.size(split))
-
     def crossing(self, groups: np.ndarray) -> list[np.ndarray]:
         """The rows of each group that stands in two splits or more, in the order of their codes, 0..N-1. ``groups``: the code of each image."""
         spread = split_masks(groups, int(groups.max(initial=-1)) + 1, self.split).sum(axis=0, dtype=np.int8) > 1

@@ -39,7 +39,8 @@ _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _VALUES = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 _IMAGE = ("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns")
 _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-_HEADER = [*_IMAGE, *_BITS, *_VALUES, *_GROUPS, *(f"{p}{end}" for p in _PALETTES for end in ("Descriptor", "Data"))]
+_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+_HEADER = [*_IMAGE, *_BITS, *_PADDING, *_VALUES, *_GROUPS, *(f"{p}{end}" for p in _PALETTES for end in ("Descriptor", "Data"))]
 _PIXELS = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 _HINT = "Export it again."
 _DECODERS = "Export it uncompressed, as JPEG 2000 or RLE; or install python-gdcm, which decodes lossless and 12-bit JPEG and JPEG-LS."
@@ -68,7 +69,8 @@ def dicom_frames(data: bytes, *, max_pixels: int) -> Iterator[np.ndarray]:
 
     Gray goes through rescale slope and intercept or the modality table, then the first VOI table or window (a frame's own before the
     shared one), and is inverted for MONOCHROME1 (``gray_table``). Where there is neither, 8 bits are shown as they are, and more from the
-    frame's lowest value to its highest. Palettes are looked up and YBR becomes RGB. ``max_pixels``: of a frame. Raises ImageError.
+    frame's lowest value to its highest, but for declared padding. Palettes are looked up and YBR becomes RGB. ``max_pixels``: of a frame. Raises
+    ImageError.
     """
     with _own_errors():
         header = _read(data, _HEADER, pixels=False)
@@ -222,8 +224,21 @@ def _gray(header: Any, layout: _Layout, pixels: np.ndarray, index: int) -> np.nd
     lowest, highest = layout.lowest, layout.highest
     pixels = np.clip(pixels.reshape(layout.rows, layout.columns), lowest, highest).astype(np.int32)
     if voi is None and highest - lowest > 255:  # of 65,536 values a scanner uses a few thousand: the rest would leave no contrast in 8 bits
-        lowest, highest = int(pixels.min()), int(pixels.max())
+        shown = pixels[~_is_padding(header, layout, pixels)]
+        shown = shown if shown.size else pixels
+        lowest, highest = int(shown.min()), int(shown.max())
+        pixels = pixels.clip(lowest, highest)
     return gray_table(lowest, highest, modality=modality, voi=voi, inverted=layout.photometric == "MONOCHROME1")[pixels - lowest]
+
+
+def _is_padding(header: Any, layout: _Layout, pixels: np.ndarray) -> np.ndarray:
+    """bool (H, W): pixels that were filled in to make a rectangle, of one value or of a range of them (PS3.3, C.7.5.1.1.2)."""
+    ends = [int(value) for name in _PADDING if (value := _number(header, name)) is not None]
+    if header.get(_PADDING[0]) is None or not ends:
+        return np.zeros(pixels.shape, bool)
+    # The element may have been written without regard to the sign of the pixels: -2000 as 63536.
+    ends = [layout.lowest + (value - layout.lowest) % (layout.highest - layout.lowest + 1) for value in ends]
+    return (pixels >= min(ends)) & (pixels <= max(ends))
 
 
 def _modality(header: Any, layout: _Layout, index: int) -> Rescale | Lut:

@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal
 
 import yaml
 
 from ...core.config import Experiment
 from ...core.errors import ConfigError, ScanvitError
-from ...core.loading import check_key, experiment_from_dict, experiment_to_dict, flatten, split_override
+from ...core.loading import check_key, experiment_from_dict, experiment_to_dict, flatten, load_yaml, split_override
 
 Kind = Literal["uniform", "loguniform", "int", "logint", "choice"]
 _CALL = re.compile(r"\s*(uniform|loguniform|int|logint|choice)\s*\((.*)\)\s*", re.DOTALL)
@@ -50,7 +51,7 @@ class Range:
             raise ConfigError(f"{key} is {text!r}, which is no range.", hint=f"Write {_FORMS}.")
         kind: Any = match[1]
         try:
-            values = [_number(value) for value in yaml.safe_load(f"[{match[2]}]")]
+            values = [_number(value) for value in load_yaml(f"[{match[2]}]")]
         except yaml.YAMLError:
             raise ConfigError(f"{key}: {text!r} cannot be read.", hint=f"Write {_FORMS}.") from None
         if kind == "choice":
@@ -128,7 +129,9 @@ def apply(base: Experiment, params: Mapping[str, Any]) -> Experiment:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 takes 1e-4 for a text."""
+    """YAML 1.1 takes 1e-4 for a text, and 2026-11-30 for a date, which no setting is."""
+    if isinstance(value, date):
+        return str(value)
     if isinstance(value, str):
         try:
             return float(value)

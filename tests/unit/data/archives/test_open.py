@@ -220,11 +220,20 @@ def test_a_damaged_header_in_the_middle_of_a_tar_does_not_end_it(tmp_path: Path)
         read_all(tmp_path / "a")
 
 
-def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", ["A/file.png", "B"])
+def test_links_in_a_folder_are_refused(tmp_path: Path, link: str) -> None:
     outside = write_folder(tmp_path / "outside", {"secret.png": b"secret"})
     folder = write_folder(tmp_path / "f", {"A/x.png": b"x"})
-    (folder / "A" / "file.png").symlink_to(outside / "secret.png")
-    (folder / "B").symlink_to(outside)
+    (folder / link).symlink_to(outside if link == "B" else outside / "secret.png")
+    with pytest.raises(SourcesError, match=f"{link} is a link") as caught:
+        read_all(folder)
+    assert "cp -rL" in str(caught.value.hint)
+    (tmp_path / "door").symlink_to(outside)
+    assert read_all(tmp_path / "door") == {"secret.png": b"secret"}, "the source itself may be a link"
+
+
+def test_what_is_no_file_is_no_member(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {"A/x.png": b"x"})
     os.mkfifo(folder / "A" / "pipe.png")
     assert read_all(folder) == {"A/x.png": b"x"}
 

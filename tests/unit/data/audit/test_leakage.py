@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scanvit.core.errors import PackCorruptError
 from scanvit.data.audit import Gate
 from scanvit.data.audit.leakage import gate_identical_pixels, gate_near_duplicates, gate_patients
 from scanvit.data.audit.view import AuditView
@@ -44,6 +45,12 @@ def test_a_patient_in_two_splits_fails_g1(make_pack: MakePack) -> None:
     assert (found.verdict, found.figure) == ("fail", 1.0)
     assert "s:leak" in found.detail
     assert [picture.split for picture in found.examples[0].pictures] == ["train", "test"]
+
+
+@pytest.mark.parametrize("sources", [3, ["s"], [{"patient": None}]], ids=str)
+def test_settings_that_name_no_sources_are_told(make_pack: MakePack, sources: object) -> None:
+    with pytest.raises(PackCorruptError, match=r"settings\.sources in .* is no list of sources"):
+        judged(gate_patients, make_pack(settings={"sources": sources}))
 
 
 def test_the_same_name_in_two_sources_is_two_patients(make_pack: MakePack) -> None:

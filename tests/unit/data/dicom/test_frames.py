@@ -54,6 +54,14 @@ CASES: dict[str, tuple[np.ndarray, dict[str, Any], list[float]]] = {
     "6 of 8 bits": (row_of([0, 21, 63], "u1"), {"BitsStored": 6}, [0, 85, 255]),
     "signed 8 bits": (row_of([-128, 0, 127], "i1"), {}, [0, 128, 255]),
     "16 bits, no window": (row_of([1000, 1100, 1200], "<u2"), {}, [0, 127.5, 255]),
+    "padding is no part of the range": (row_of([-32768, 1000, 1100, 1200], "<i2"), {"PixelPaddingValue": -32768}, [0, 0, 127.5, 255]),
+    "a range of padding": (row_of([9, 0, 1000, 1100, 1200], "<u2"), {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 9}, [0, 0, 0, 127.5, 255]),
+    "bright padding inverted": (
+        row_of([1000, 1100, 1200, 65535], "<u2"),
+        {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1"},
+        [255, 127.5, 0, 0],
+    ),
+    "nothing but padding": (row_of([7, 7], "<u2"), {"PixelPaddingValue": 7}, [0, 0]),
     "12 of 16 bits, window": (row_of([0, 1365, 4095], "<u2"), {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}, [0, 85, 255]),
     "first of two windows": (row_of([99, 100, 101], "<u2"), {"WindowCenter": [100, 7], "WindowWidth": [1, 9]}, [0, 255, 255]),
     "window after rescale": (
@@ -88,6 +96,13 @@ def test_gray_values(name: str, syntax: str, make_dicom: MakeDicom) -> None:
     (frame,) = frames(data)
     assert frame.dtype == np.float32
     assert frame[0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_padding_counts_whatever_sign_it_was_written_with(make_dicom: MakeDicom) -> None:
+    file = pydicom.dcmread(io.BytesIO(make_dicom(row_of([-2000, 0, 100, 200], "<i2"))))
+    file.add_new("PixelPaddingValue", "US", 63536)
+    file.save_as(stream := io.BytesIO())
+    assert frames(stream.getvalue())[0][0].tolist() == pytest.approx([0, 0, 127.5, 255])
 
 
 def test_bits_above_those_stored_are_no_part_of_the_value(make_dicom: MakeDicom) -> None:

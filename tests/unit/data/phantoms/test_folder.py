@@ -183,7 +183,7 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
-    leftover = tmp_path / ".again.abc.tmp"
+    leftover = tmp_path / ".again.abcd_123.tmp"
     (leftover / "chest").mkdir(parents=True)
     draw_phantoms(tmp_path / "again", patients_per_class=1, workers=1, flaws=False)
     assert [path.name for path in tmp_path.iterdir()] == ["again"]

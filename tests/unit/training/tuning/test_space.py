@@ -16,6 +16,7 @@ from scanvit.training.tuning.space import DEFAULT_SPACE, Range, apply, check_spa
         ("int(2, 6)", "int", (2, 6)),
         ("choice(cls, mean)", "choice", ("cls", "mean")),
         ("choice([16, 32], [32, 64])", "choice", ([16, 32], [32, 64])),
+        ("choice(2026-11-29, 2026-11-30)", "choice", ("2026-11-29", "2026-11-30")),
         ("choice(0, 1e-2, true)", "choice", (0, 0.01, True)),
     ],
 )
@@ -27,7 +28,19 @@ def test_a_range_is_read_and_written_again(text: str, kind: str, ends: tuple[obj
 
 @pytest.mark.parametrize(
     "text",
-    ["3e-4", "uniform(1)", "uniform(2, 1)", "loguniform(0, 1)", "int(1.5, 3)", "choice(a)", "choice(a, a)", "uniform([1], 2)", "gauss(0, 1)", "choice([)"],
+    [
+        "3e-4",
+        "uniform(1)",
+        "uniform(2, 1)",
+        "loguniform(0, 1)",
+        "int(1.5, 3)",
+        "choice(a)",
+        "choice(a, a)",
+        "uniform([1], 2)",
+        "gauss(0, 1)",
+        "choice([)",
+        "choice(a, 2024-02-30)",
+    ],
 )
 def test_what_is_no_range_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
