@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from .bootstrap import Figures
 from .calibration import fit_temperature
-from .estimates import Estimate, Estimated, Estimator
+from .estimates import Estimate, Estimator
 from .metrics import Array, MetricComputer
 from .predictions import Predictions
 
@@ -71,11 +71,16 @@ def measure_shift(own: Predictions, here: Predictions, *, draws: int, seed: int)
     assert own.class_names == here.class_names
     present = np.unique(here.targets)
     part = own.take(np.flatnonzero(np.isin(own.targets, present)).tolist())
-    first, second = (_estimate(table, present, draws=draws, seed=seed + number) for number, table in enumerate((part, here)))
+    tables = (part, here)
+    estimators = [Estimator(table.patient_ids, draws=draws, seed=seed + number) for number, table in enumerate(tables)]
+    first, second = (estimator(_figures(table)) for estimator, table in zip(estimators, tables, strict=True))
 
     def moved(name: str, column: int | None = None, *, is_share: bool = False) -> Moved:
+        behind = [estimator.patients_behind(name, table, column) for estimator, table in zip(estimators, tables, strict=True)]
         return Moved(
-            own=first.of(name, column, is_share=is_share), here=second.of(name, column, is_share=is_share), difference=second.minus(first, name, column)
+            own=first.of(name, column, patients=behind[0], is_share=is_share),
+            here=second.of(name, column, patients=behind[1], is_share=is_share),
+            difference=second.minus(first, name, column, patients=min(behind)),
         )
 
     has_outliers = part.outlier_scores is not None and here.outlier_scores is not None
@@ -106,7 +111,7 @@ def measure_shift(own: Predictions, here: Predictions, *, draws: int, seed: int)
     return replace(shift, sentences=_sentences(shift))
 
 
-def _estimate(table: Predictions, present: npt.NDArray[np.int64], *, draws: int, seed: int) -> Estimated:
+def _figures(table: Predictions) -> Figures:
     computer = MetricComputer(table.targets, table.predicted, table.probs, table.losses)
     flags = [_confidence(table), (_outliers(table) > 1).astype(np.float64)]
     called = table.predicted[:, None] == np.arange(len(table.class_names))
@@ -116,7 +121,7 @@ def _estimate(table: Predictions, present: npt.NDArray[np.int64], *, draws: int,
         shares = (weights.T @ means) / weights.sum(axis=0)[:, None]
         return computer(weights) | {"confidence": shares[:, 0], "outliers": shares[:, 1], "called": shares[:, 2:]}
 
-    return Estimator(table.patient_ids, draws=draws, seed=seed)(figures)
+    return figures
 
 
 def _confidence(table: Predictions) -> Array:
@@ -194,4 +199,5 @@ def _points(estimate: Estimate) -> str:
 def _verdict(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "without an interval"
-    return "more than chance would give" if estimate.low > 0 or estimate.high < 0 else "no more than chance may give"
+    few = ", by very few patients" if estimate.note else ""
+    return ("more than chance would give" if estimate.low > 0 or estimate.high < 0 else "no more than chance may give") + few

@@ -158,15 +158,17 @@ def _measure_group(name: str, part: Predictions, *, draws: int, seed: int) -> Gr
     estimator = Estimator(part.patient_ids, draws=draws, seed=seed)
     estimated = estimator(_computer(part))
     held = np.unique(part.targets).tolist()
-    recall = {}
-    for k in held:
-        behind = estimator.patients_of(part.targets == k)
-        recall[part.class_names[k]] = estimated.of("recall", k, patients=behind, is_share=True)
+    recall = {part.class_names[k]: estimated.of("recall", k, patients=estimator.patients_of(part.targets == k), is_share=True) for k in held}
+
+    def estimate(figure: str) -> Estimate:
+        behind = estimator.patients_behind(figure, part)
+        return estimated.of(figure, patients=behind, undefined="Needs images of two classes.", is_share=figure == "accuracy")
+
     return Group(
         name=name,
         images=len(part),
         patients=estimator.patients,
-        figures={figure: estimated.of(figure, undefined="Needs images of two classes.", is_share=figure == "accuracy") for figure in FIGURES},
+        figures={figure: estimate(figure) for figure in FIGURES},
         recall=recall,
         warning=_warning(estimator.patients, [part.class_names[k] for k in held], part.class_names),
     )

@@ -51,6 +51,16 @@ def test_a_class_of_one_patient_has_no_interval_of_its_own(make_predictions: Cal
     assert rare["auroc"].low is None
     assert rare["specificity"].low is not None  # the other 40 patients stand behind it
     assert scores.overall["accuracy"].low is not None
+    for name in ("balanced_accuracy", "macro_auroc", "macro_f1", "weighted_recall", "weighted_average_precision"):
+        assert scores.overall[name].low is None, name
+        assert "1 patient" in (scores.overall[name].note or "")
+
+
+def test_a_mean_over_classes_of_which_one_has_few_patients_says_so(make_predictions: Callable[..., Predictions]) -> None:
+    overall = scored(make_predictions([0, 1] * 20 + [2] * 4, strength=1.0)).overall
+    assert overall["macro_auroc"].low is not None
+    assert "4 patients of one class" in (overall["macro_auroc"].note or "")
+    assert overall["log_loss"].note is None
 
 
 def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Predictions]) -> None:
