@@ -18,6 +18,8 @@ from .inference import Progress, infer
 from .outliers import OutlierDetector
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
@@ -117,6 +119,14 @@ class Predictions:
             )
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
             raise RunError(f"{path} is no table of predictions: {error!r}.", hint="Write it again with `scanvit evaluate RUN`.") from error
+
+
+def written_classes(table: pa.Table) -> list[str] | None:
+    """Of a table that ``Predictions.save`` wrote; None of any other."""
+    try:
+        return [str(name) for name in json.loads((table.schema.metadata or {})[_METADATA_KEY])["class_names"]]
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def concatenate(tables: Sequence[Predictions]) -> Predictions:
