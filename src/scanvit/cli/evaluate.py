@@ -38,7 +38,7 @@ prob_1 and so on in the order of the pack's classes. It may have patient_id and 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """KEY=VALUE, the last = parting them: a class may hold one."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for value in values:
         name, equals, given = value.rpartition("=")
         if not equals or not name:

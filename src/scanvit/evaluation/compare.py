@@ -197,7 +197,7 @@ def _roc_curves(runs: Sequence[ComparedRun], tables: Sequence[Predictions]) -> l
     """One entry a class that can be drawn: a curve a run."""
     found = []
     for k, name in enumerate(tables[0].class_names):
-        paths = [figures.roc_path(table.targets == k, table.probs[:, k]) for table in tables]
+        paths = [figures.roc_path(table.targets == k, table.log_odds[:, k]) for table in tables]
         if all(paths):
             curves = [{"label": run.label, "path": path, "auroc": run.scores.per_class[name].figures["auroc"]} for run, path in zip(runs, paths, strict=True)]
             found.append({"name": name, "curves": curves})

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .estimates import FEWEST_PATIENTS, Estimate, Estimator
 from .inference import Progress, infer
-from .metrics import Array
+from .metrics import Array, ratio
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Classifier
@@ -101,7 +101,7 @@ def _estimate(judged: Predictions, parts: dict[str, npt.NDArray[np.bool_]], righ
     def figures(weights: Array) -> dict[str, Array]:
         actual = weights.T @ of_class
         found = (weights.T @ hits).reshape(weights.shape[1], len(parts), len(counted))
-        recall = np.divide(found, actual[:, None], out=np.full_like(found, np.nan), where=actual[:, None] > 0)
+        recall = ratio(found, actual[:, None])
         return {"accuracy": weights.T @ answers / weights.sum(axis=0)[:, None], "balanced_accuracy": recall.mean(axis=2)}
 
     estimated = estimator(figures)

@@ -66,7 +66,7 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
     assert first.image_ids == second.image_ids
     assert first.class_names == second.class_names
     assert (first.targets == second.targets).all()
-    computers = [MetricComputer(p.targets, p.predicted, p.probs, p.losses) for p in (first, second)]
+    computers = [MetricComputer.of(table) for table in (first, second)]
     estimator = Estimator(first.patient_ids, draws=draws, seed=seed)
     index = estimator.index
 
@@ -85,7 +85,7 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
         patients=estimator.patients,
         differences={name: estimate(name) for name in OVERALL_NAMES},
         mcnemar=mcnemar(first.predicted == first.targets, second.predicted == second.targets, index),
-        delong={name: delong(first.targets == k, first.probs[:, k], second.probs[:, k], index) for k, name in enumerate(first.class_names)},
+        delong={name: delong(first.targets == k, first.log_odds[:, k], second.log_odds[:, k], index) for k, name in enumerate(first.class_names)},
     )
 
 

@@ -59,7 +59,7 @@ def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: in
     ``prevalence``: {class: its share where the model is to be used}, for predictive values there. Raises ConfigError for an unknown class.
     """
     expected = _checked(prevalence or {}, predictions.class_names)
-    computer = MetricComputer(predictions.targets, predictions.predicted, predictions.probs, predictions.losses)
+    computer = MetricComputer.of(predictions)
     share = np.array([expected.get(name, np.nan) for name in predictions.class_names])
 
     def figures(weights: Array) -> dict[str, Array]:

@@ -95,7 +95,7 @@ def _spread(values: Sequence[float | None], over_patients: Estimate | None) -> S
 
 
 def _mean_of(tables: Sequence[Predictions]):  # type: ignore[no-untyped-def]
-    computers = [MetricComputer(table.targets, table.predicted, table.probs, table.losses) for table in tables]
+    computers = [MetricComputer.of(table) for table in tables]
 
     def figures(weights: Array) -> dict[str, Array]:
         computed = [computer(weights) for computer in computers]

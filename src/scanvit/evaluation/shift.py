@@ -12,7 +12,7 @@ import numpy as np
 from .bootstrap import Figures
 from .calibration import fit_temperature
 from .estimates import Estimate, Estimator
-from .metrics import Array, MetricComputer
+from .metrics import Array, MetricComputer, ratio
 from .predictions import Predictions
 
 BINS = 20
@@ -112,13 +112,13 @@ def measure_shift(own: Predictions, here: Predictions, *, draws: int, seed: int)
 
 
 def _figures(table: Predictions) -> Figures:
-    computer = MetricComputer(table.targets, table.predicted, table.probs, table.losses)
+    computer = MetricComputer.of(table)
     flags = [_confidence(table), (_outliers(table) > 1).astype(np.float64)]
     called = table.predicted[:, None] == np.arange(len(table.class_names))
     means = np.column_stack([*flags, called]).astype(np.float64)
 
     def figures(weights: Array) -> dict[str, Array]:
-        shares = (weights.T @ means) / weights.sum(axis=0)[:, None]
+        shares = ratio(weights.T @ means, weights.sum(axis=0)[:, None])
         return computer(weights) | {"confidence": shares[:, 0], "outliers": shares[:, 1], "called": shares[:, 2:]}
 
     return figures
@@ -147,7 +147,7 @@ def _recalibrated_ece(table: Predictions, *, draws: int, seed: int) -> Estimate:
     for number in (0, 1):
         logits[half == number] /= fit_temperature(table.logits[half != number], table.targets[half != number])
     refitted = replace(table, logits=logits, temperature=1.0)
-    computer = MetricComputer(refitted.targets, refitted.predicted, refitted.probs, refitted.losses)
+    computer = MetricComputer.of(refitted)
     return estimator(lambda weights: {"ece": computer(weights)["ece"]}).of("ece")
 
 

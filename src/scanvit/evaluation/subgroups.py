@@ -156,7 +156,7 @@ def _number(name: str) -> int:
 
 def _measure_group(name: str, part: Predictions, *, draws: int, seed: int) -> Group:
     estimator = Estimator(part.patient_ids, draws=draws, seed=seed)
-    estimated = estimator(_computer(part))
+    estimated = estimator(MetricComputer.of(part))
     held = np.unique(part.targets).tolist()
     recall = {part.class_names[k]: estimated.of("recall", k, patients=estimator.patients_of(part.targets == k), is_share=True) for k in held}
 
@@ -183,10 +183,6 @@ def _warning(patients: int, held: Sequence[str], class_names: Sequence[str]) -> 
     elif len(held) < len(class_names):
         said.append(f"It has no image of {', '.join(name for name in class_names if name not in held)}.")
     return " ".join(said) or None
-
-
-def _computer(part: Predictions) -> MetricComputer:
-    return MetricComputer(part.targets, part.predicted, part.probs, part.losses)
 
 
 def _largest_gap(
@@ -224,7 +220,7 @@ def _patients_of(predictions: Predictions, rows: npt.NDArray[np.int64], class_na
 def _difference(predictions: Predictions, rows: Sequence[npt.NDArray[np.int64]], figure: str, class_name: str | None, *, draws: int, seed: int) -> Estimate:
     """Over resamples of the patients of both groups: a patient may have images in each."""
     part = predictions.take(np.concatenate(rows).tolist())
-    computers = [_computer(predictions.take(members.tolist())) for members in rows]
+    computers = [MetricComputer.of(predictions.take(members.tolist())) for members in rows]
     first = len(rows[0])
 
     def figures(weights: Array) -> dict[str, Array]:

@@ -83,6 +83,17 @@ def test_a_figure_without_spread_claims_no_interval(make_predictions: Callable[.
     assert "of exceptions" not in (scores.overall["macro_auroc"].note or "")
 
 
+def test_a_saturated_network_is_ranked_all_the_same(make_predictions: Callable[..., Predictions]) -> None:
+    """The areas of two classes are the same area, seen from both ends: also where probabilities of float32 are 1 for all and 1e-12 for all."""
+    table = make_predictions([0, 1] * 100, classes=2, strength=1.0)
+    figures = {}
+    for name, logits in (("plain", table.logits), ("steep", table.logits.astype(np.float64) * 30)):
+        per_class = scored(replace(table, logits=logits), draws=0).per_class
+        figures[name] = [per_class[f"class-{k}"].figures["auroc"].value for k in (0, 1)]
+    assert figures["steep"][0] == pytest.approx(figures["steep"][1], abs=1e-12)
+    assert figures["steep"] == pytest.approx(figures["plain"])
+
+
 def test_no_draws_no_intervals(make_predictions: Callable[..., Predictions]) -> None:
     accuracy = scored(make_predictions([0, 1, 2] * 10), draws=0).overall["accuracy"]
     assert (accuracy.low, accuracy.high) == (None, None)

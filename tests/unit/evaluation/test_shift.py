@@ -57,6 +57,13 @@ def test_a_class_of_one_patient_is_not_said_to_have_moved(make_predictions: Call
     assert "without an interval" in next(sentence for sentence in shift.sentences if "moves most" in sentence)
 
 
+def test_where_its_own_test_has_none_of_the_classes_nothing_is_compared(make_predictions: Callable[..., Predictions]) -> None:
+    shift = measure_shift(make_predictions([0, 1] * 20), make_predictions([2] * 20, seed=1), draws=20, seed=0)
+    assert shift.own_images == 0
+    assert shift.figures["accuracy"].difference.value is None
+    assert shift.figures["accuracy"].here.value is not None
+
+
 def test_overconfidence_is_seen_and_a_new_temperature_mends_it(make_predictions: Callable[..., Predictions]) -> None:
     own = make_predictions([0, 1, 2] * 100, strength=1.0)
     own = replace(own, outlier_scores=np.full(300, 0.5))
