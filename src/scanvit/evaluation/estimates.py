@@ -111,7 +111,8 @@ class Estimated:
         if np.isnan(value):
             return Estimate(value=None, note=undefined)
         if behind < 2:
-            return Estimate(value=value, note=f"No interval: {_count_patients(behind)} cannot be resampled.")
+            of_all = f" of {self._patients}" if behind < self._patients else ""
+            return Estimate(value=value, note=f"No interval: it rests on {_count_patients(behind)}{of_all}, too few to resample.")
         if self._sampled is None:
             return Estimate(value=value, note="No interval: no draws were made.")
         if is_beside(value, self._sampled.draws[name][at]):
