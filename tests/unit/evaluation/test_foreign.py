@@ -199,7 +199,7 @@ def test_a_runs_own_folder_is_not_written_into(write: Callable[..., Path], pack:
         ["run", "--prevalence", "a=x"],
         ["--predictions", "t.csv", "--pack", "p", "--originals", "o"],
         ["--predictions", "t.csv", "--pack", "p", "--shared", "drop"],
-        ["run", "--map", "1=1", "--map", "1=0"],
+        ["run", "--pack", "p", "--map", "1=1", "--map", "1=0"],
         ["run", "--prevalence", "a=0.1", "--prevalence", "a=0.2"],
     ],
 )
