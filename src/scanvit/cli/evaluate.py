@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from . import printable
 
@@ -37,11 +38,13 @@ prob_1 and so on in the order of the pack's classes. It may have patient_id and 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """KEY=VALUE, the last = parting them: a class may hold one."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for value in values:
         name, equals, given = value.rpartition("=")
         if not equals or not name:
             raise click.BadParameter(f"{value!r} is no CLASS=VALUE.", context, parameter)
+        if name in pairs:
+            raise click.BadParameter(f"{name!r} is given twice: {pairs[name]!r} and {given!r}.", context, parameter)
         pairs[name] = given
     return pairs
 
@@ -104,8 +107,9 @@ def evaluate(
 
     detail = Detail(prevalence=prevalence, by=by or None, readings=readings)
     if predictions is not None:
-        if run is not None or mapping or own_pack or processes or readings:
-            raise click.UsageError("--predictions judges a table: leave out RUN, --map, --own-pack, --readings and --processes.")
+        asked = click.get_current_context().get_parameter_source("shared") is not ParameterSource.DEFAULT
+        if run is not None or mapping or own_pack or processes or readings or originals or asked:
+            raise click.UsageError("--predictions judges a table: leave out RUN, --map, --own-pack, --shared, --readings, --originals and --processes.")
         _evaluate_table(predictions, pack, out, split=split or "test", detail=detail, draws=draws, seed=seed)
         return
     if run is None:

@@ -51,13 +51,16 @@ def _show(made: Exported) -> None:
     from .progress import size_text
 
     check, drop = made.check, made.check.drop
-    where = f"the {check.images:,} images of the test split" if check.where == "test" else f"{check.images} generated images, as the run's pack is out of reach"
+    why = "has no test images" if made.pack_found else "is out of reach"
+    where = f"the {check.images:,} images of the test split" if check.where == "test" else f"{check.images} generated images, as the run's pack {why}"
     click.echo(f"{made.path}  {size_text(made.size_bytes)}" + (f", opset {made.opset}" if made.opset else ""))
     click.echo(f"checked  on {where}: no probability differs by more than {check.difference:.1e} from the network's")
     if drop is not None and drop.value is not None:
         between = f" (95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f})" if drop.low is not None and drop.high is not None else f". {drop.note}"
         click.echo(f"cost     {100 * drop.value:.2f} points of accuracy{between}")
-    if not made.calibrated:
+    if made.calibration == "none":
         click.echo("The probabilities are not calibrated: nothing was fitted on val. Give the run's pack: --pack PACK", err=True)
+    if made.calibration == "outdated":
+        click.echo("What was fitted on val is of an earlier version of scanvit. To have it fitted anew, give the run's pack: --pack PACK", err=True)
     if made.path.suffix != ".pt2":
         click.echo(f"next     scanvit predict {made.path} IMAGES, or scanvit serve {made.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -49,6 +50,7 @@ _MOST_REPORTED = 20
 @click.option("--threads", type=click.IntRange(1), help="Threads of the network.  [default: what the engine chooses]")
 def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
     from ..core.runtime import usable_cores
+    from ..evaluation.calibrate import is_current
     from ..evaluation.engine import open_engine
     from ..evaluation.predict import predict_files
 
@@ -62,6 +64,8 @@ def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
     if from_list == "-" and "-" in paths:
         raise click.UsageError("Standard input is an image or a list, not both.")
     engine = open_engine(run, threads=options["threads"], callers=options["threads"] or usable_cores())
+    if engine.calibration and not is_current(engine.record.get("calibration") or {}):
+        click.echo("What was fitted on val is of an earlier version of scanvit: evaluate the run, or export it again, to have it fitted anew.", err=True)
     workers = usable_cores() if options["workers"] is None else options["workers"]
     sources = _sources(paths, from_list, null=null, first_reading=first_reading)
     tally = _Tally()
@@ -101,14 +105,27 @@ def _output(out: Path | None) -> Iterator[tuple[IO[str], Any]]:
         yield lambda stage, done, total: None
 
     if out is None:
-        yield sys.stdout, silent if sys.stdout.isatty() else stage_progress
+        with _any_name(sys.stdout):
+            yield sys.stdout, silent if sys.stdout.isatty() else stage_progress
         return
     with atomic_file(out) as file:
-        import io
-
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
         yield text, stage_progress
         text.detach()
+
+
+@contextmanager
+def _any_name(stream: IO[str]) -> Iterator[None]:
+    """File names are bytes: those that are no UTF-8 are written as they are."""
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="surrogateescape")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
 
 
 def _line_writer(stream: IO[str]) -> Callable[[FilePrediction], None]:
@@ -135,9 +152,14 @@ def _csv_writer(stream: IO[str], engine: Engine, *, with_reading: bool) -> Calla
             row[f"called at {name}"] = json.dumps([of for of, reached in called.items() if reached])
         if "conformal_set" in said:
             row["conformal_set"] = json.dumps(said["conformal_set"])
-        writer.writerow(row)
+        writer.writerow({name: _no_formula(cell) for name, cell in row.items()})
 
     return write
+
+
+def _no_formula(cell: Any) -> Any:
+    """A spreadsheet computes what begins so, and a file's name may say anything: OWASP, "CSV Injection"."""
+    return f"'{cell}" if isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@\t\r" else cell
 
 
 class _Tally:
@@ -146,6 +168,8 @@ class _Tally:
     def __init__(self) -> None:
         self.images = self.bad = self.unknown = 0
         self._first: ImageError | None = None
+        self._untold: list[str] = []
+        """That of a first file is held back: where it is the only one, the command ends with it."""
 
     def add(self, result: FilePrediction) -> None:
         self.images += 1
@@ -153,8 +177,12 @@ class _Tally:
         if result.error:
             self.bad += 1
             self._first = self._first or result.error
-            if self.images > 1 and self.bad <= _MOST_REPORTED:
-                click.echo(printable(result.error.message), err=True)
+            if self.bad <= _MOST_REPORTED:
+                self._untold.append(result.error.message)
+        if self.images > 1:
+            for message in self._untold:
+                click.echo(printable(message), err=True)
+            self._untold.clear()
 
     def close(self) -> None:
         from ..core.errors import ImageError, PartialError

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..core.contract import PixelContract
 from ..core.errors import ImageError
-from .dicom.frames import dicom_frames, is_dicom
+from .dicom.frames import count_dicom_frames, dicom_frames, is_dicom
 from .jpeg.header import read_jpeg
 
 MAX_PIXELS = 100_000_000
@@ -60,9 +60,15 @@ def decode_image(data: bytes, contract: PixelContract) -> DecodedImage:
     return images[0]
 
 
-def decode_frames(data: bytes, contract: PixelContract) -> list[DecodedImage]:
+def count_frames(data: bytes) -> int:
+    """What ``decode_frames`` would decode, by the header of a DICOM file; 1 of any other. Raises ImageError for a damaged header."""
+    return count_dicom_frames(data) if is_dicom(data) else 1
+
+
+def decode_frames(data: bytes, contract: PixelContract, *, only: int | None = None) -> list[DecodedImage]:
     """Decode a JPEG or PNG file, a DICOM file with one frame or many (``data.dicom``), or a uint8 array in .npy form (H, W) or (H, W, 3), as
     MedMNIST files hold them. One image a frame, in their order: a damaged frame costs the whole file, as a volume with a hole is no volume.
+    ``only``: of a volume, the one frame that is wanted, from 0.
 
     EXIF orientation is applied, colours become ITU-R 601 luma where one channel is asked for, 16-bit gray is scaled by its full range
     (65535 -> 255), transparent pixels lie on black. The image is squashed to a square by antialiased bilinear resampling. Of a JPEG three times the
@@ -75,7 +81,7 @@ def decode_frames(data: bytes, contract: PixelContract) -> list[DecodedImage]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if is_dicom(data):
-                return _decode_dicom(data, contract)
+                return _decode_dicom(data, contract, only)
             if data.startswith(_NPY_MAGIC):
                 return [_decode_array(data, contract)]
             return [_decode_frequencies(data, contract) or _decode_file(data, contract)]
@@ -129,9 +135,9 @@ def _decode_file(data: bytes, contract: PixelContract) -> DecodedImage:
     return DecodedImage(_to_array(small), width_px, height_px, kind)
 
 
-def _decode_dicom(data: bytes, contract: PixelContract) -> list[DecodedImage]:
+def _decode_dicom(data: bytes, contract: PixelContract, only: int | None) -> list[DecodedImage]:
     images: list[DecodedImage] = []
-    for frame in dicom_frames(data, max_pixels=MAX_PIXELS):
+    for frame in dicom_frames(data, max_pixels=MAX_PIXELS, only=only):
         height_px, width_px = frame.shape[:2]
         picture = _plain(Image.fromarray(frame), contract.channels) if frame.ndim == 3 else _gray(frame, contract.channels)
         images.append(DecodedImage(_to_array(_resize(picture, contract)), width_px, height_px, "DICOM", len(images) + 1))

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
-FORMAT = 3
-"""Of the record in a checkpoint. One of another format, of an earlier version, is fitted again (``is_current``)."""
+FORMAT = 4
+"""Of the record in a checkpoint; since 4 the temperature is fitted against targets with doubt. A record of another format, of an earlier version, is
+fitted again (``is_current``)."""
 COVERAGE = 0.9
 """Of the sets of classes."""
 _MOST_IMAGES = 5_000

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .estimates import Estimate, Estimator
-from .metrics import CALIBRATION_BINS, Array, calibration_bins
+from .metrics import CALIBRATION_BINS, Array, calibration_bins, ratio
 
 _TEMPERATURES = (0.05, 20.0)
 
@@ -30,19 +30,23 @@ class ReliabilityBin:
 def fit_temperature(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.int64]) -> float:
     """The T that gives softmax(logits / T) the lowest log loss: Guo et al. 2017, section 4.2. (N, K), (N,). It changes no answer.
 
-    Fitted on val, never on the images that are judged. 1 where there is nothing to fit on. Within 0.05 .. 20.
+    Against targets that keep 1 / (N + 2) for the other classes, alike (Platt 1999, section 2.2, for two classes): N images that are all named rightly
+    do not say that the next one will be, and against hard targets would make every answer as sure as the bounds allow. Fitted on val, never on
+    the images that are judged. 1 where there is nothing to fit on. Within 0.05 .. 20.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
-    if not len(targets):
+    n, classes = logits.shape
+    if not n or classes < 2:
         return 1.0
-    values = logits.astype(np.float64)
-    truth = values[np.arange(len(targets)), targets]
+    values, doubt = logits.astype(np.float64), 1 / (n + 2)
+    truth = values[np.arange(n), targets]
+    expected = (1 - doubt) * truth + doubt * (values.sum(axis=1) - truth) / (classes - 1)
 
     def loss(log_beta: float) -> float:
         beta = np.exp(log_beta)
-        return float((logsumexp(beta * values, axis=1) - beta * truth).mean())
+        return float((logsumexp(beta * values, axis=1) - beta * expected).mean())
 
     low, high = np.log(1 / np.array(_TEMPERATURES[::-1]))
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
@@ -56,7 +60,7 @@ def reliability(probs: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], e
 
     def shares(weights: Array) -> dict[str, Array]:
         held, hits = (weights.T @ flags.astype(np.float64) for flags in (member, member & right[:, None]))
-        return {"share": np.divide(hits, held, out=np.full_like(hits, np.nan), where=held > 0)}
+        return {"share": ratio(hits, held)}
 
     estimated = estimator(shares)
     return [

@@ -1,4 +1,4 @@
-"""Is a run worse than the one that is in use? Judged pairwise on the test images of both where they share any, else by their intervals."""
+"""Is a run worse than the one that is in use? Judged pairwise on the test images of both, and by their intervals where these are few or none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .estimates import Estimate
 from .paired import compare_paired
 from .predictions import Predictions
 from .scores import Scores
+from .subgroups import FEW_PATIENTS
 
 FIGURES = {"accuracy": "accuracy", "macro_auroc": "macro AUROC"}
 _DRAWS, _SEED = 2000, 0
@@ -19,7 +20,7 @@ _DRAWS, _SEED = 2000, 0
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     worse: bool
-    """In one of the figures, by more than its interval."""
+    """In one of the figures, by more than its interval: paired, or on the whole splits where few images are shared."""
     sentence: str
     """What was compared, on what, and what came out."""
 
@@ -29,16 +30,21 @@ def judge(challenger: Path, champion: Path, *, split: str = "test") -> Judgement
     new, old = Scores.load(challenger, split), Scores.load(champion, split)
     if new.class_names != old.class_names:
         return Judgement(worse=True, sentence=f"The champion knows other classes ({', '.join(old.class_names)}): the two cannot be compared.")
-    common = common_predictions([Predictions.load(folder / f"predictions-{split}.parquet") for folder in (champion, challenger)])
+    tables = [Predictions.load(folder / f"predictions-{split}.parquet") for folder in (champion, challenger)]
+    common = common_predictions(tables)
+    figures = {name: (new.overall[name], old.overall[name]) for name in FIGURES}
+    below = any(_is_below(*pair) for pair in figures.values())
+    shown = "; ".join(f"{FIGURES[name]} {_show(pair[0])} against {_show(pair[1])}" for name, pair in figures.items())
     if common is None:
-        figures = {name: (new.overall[name], old.overall[name]) for name in FIGURES}
-        worse = {name: _is_below(*pair) for name, pair in figures.items()}
-        shown = "; ".join(f"{FIGURES[name]} {_show(pair[0])} against {_show(pair[1])}" for name, pair in figures.items())
-        return Judgement(worse=any(worse.values()), sentence=f"They share no {split} images, so only their intervals were compared: {shown}.")
+        return Judgement(worse=below, sentence=f"They share no {split} images, so only their intervals were compared: {shown}.")
     paired = compare_paired(*common, draws=_DRAWS, seed=_SEED)
     differences = {name: paired.differences[name] for name in FIGURES}
     sentence = f"Paired on the {paired.images:,} {split} images of {paired.patients:,} patients that both were tested on: {_list(differences)}."
-    return Judgement(worse=any(map(_is_negative, differences.values())), sentence=sentence)
+    worse = any(map(_is_negative, differences.values()))
+    if 2 * paired.images >= max(map(len, tables)) and paired.patients >= FEW_PATIENTS:
+        return Judgement(worse=worse, sentence=sentence)
+    # What is shared may be the few images that both name rightly.
+    return Judgement(worse=worse or below, sentence=f"{sentence} These are few, so the intervals of the whole splits were compared as well: {shown}.")
 
 
 def _is_negative(difference: Estimate) -> bool:

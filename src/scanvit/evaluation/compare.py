@@ -13,6 +13,7 @@ from ..core.loading import experiment_to_dict, flatten, load_experiment
 from ..pages import figures
 from ..storage.atomic import write_text
 from .common_images import CommonImages, find_common_images, load_tables, score_common_images
+from .estimates import FEWEST_PATIENTS
 from .page import render
 from .pairwise import Pair, Pairs, compare_pairs
 from .predictions import Predictions
@@ -187,6 +188,7 @@ def _render(comparison: Comparison, *, axis: figures.Axis, split: str, tables: l
         gain_axis=gain_axis,
         gain_zero=gain_axis.place(0.0),
         gain_strips=[gain_axis.strip(gain.value, gain.low, gain.high) for gain in gains],
+        fewest_patients=FEWEST_PATIENTS,
         has_energy=any(run.cost("energy_wh") is not None for run in comparison.runs),
     )
 
@@ -195,7 +197,7 @@ def _roc_curves(runs: Sequence[ComparedRun], tables: Sequence[Predictions]) -> l
     """One entry a class that can be drawn: a curve a run."""
     found = []
     for k, name in enumerate(tables[0].class_names):
-        paths = [figures.roc_path(table.targets == k, table.probs[:, k]) for table in tables]
+        paths = [figures.roc_path(table.targets == k, table.log_odds[:, k]) for table in tables]
         if all(paths):
             curves = [{"label": run.label, "path": path, "auroc": run.scores.per_class[name].figures["auroc"]} for run, path in zip(runs, paths, strict=True)]
             found.append({"name": name, "curves": curves})

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .bootstrap import LEVEL, SAME, Figures, Resampled, bca_interval, bootstrap, patient_index
 from .metrics import Array
 
+if TYPE_CHECKING:
+    from .predictions import Predictions
+
+FEWEST_PATIENTS = 5
+"""With fewer behind a figure, resamples are of a handful of combinations, and an interval may be far too narrow."""
 _ONE_SIDED = 0.975
 _BESIDE = "No interval: resampling patients moves this figure to one side nearly always, so that the resamples do not enclose it."
 
@@ -45,6 +50,29 @@ class Estimator:
         """How many patients the chosen images, (N,) bool, are of."""
         return len(np.unique(self.index[images]))
 
+    def patients_behind(self, figure: str, table: Predictions, k: int | None = None) -> int:
+        """How many patients stand behind a figure of class ``k``: what decides whether resampling them says anything. Behind a mean over the classes
+        that ``table`` holds stand as few as behind the class with the fewest."""
+        if k is None:
+            of_class = "recall" if figure == "balanced_accuracy" else figure.removeprefix("macro_").removeprefix("weighted_")
+            if of_class == figure:
+                return self.patients
+            return min((self.patients_behind(of_class, table, present) for present in np.unique(table.targets).tolist()), default=0)
+        actual, called = table.targets == k, table.predicted == k
+        match figure:
+            case "precision":
+                return self.patients_of(called)
+            case "npv":
+                return self.patients_of(~called)
+            case "specificity":
+                return self.patients_of(~actual)
+            case "auroc" | "precision_at_prevalence" | "npv_at_prevalence":
+                return min(self.patients_of(actual), self.patients_of(~actual))
+            case "class_ece" | "called":
+                return self.patients
+            case _:
+                return self.patients_of(actual)
+
 
 class Estimated:
     """The figures of one set of images and their resamples; ``of`` takes one out."""
@@ -52,13 +80,18 @@ class Estimated:
     def __init__(self, point: dict[str, Array], sampled: Resampled | None, patients: int) -> None:
         self._point, self._sampled, self._patients = point, sampled, patients
 
-    def minus(self, other: Estimated, name: str, column: int | None = None, *, undefined: str = "Undefined for one of the two.") -> Estimate:
-        """This figure less that of other images of other patients: both are resampled on their own (Efron and Tibshirani 1993, section 8.3)."""
+    def minus(self, other: Estimated, name: str, column: int | None = None, *, patients: int, undefined: str = "Undefined for one of the two.") -> Estimate:
+        """This figure less that of other images of other patients: both are resampled on their own (Efron and Tibshirani 1993, section 8.3).
+
+        ``patients``: how many stand behind it in the set that has fewer.
+        """
         at: Any = slice(None) if column is None else (slice(None), column)
         values = [float(estimated._point[name][at][0]) for estimated in (self, other)]
         difference = values[0] - values[1]
         if np.isnan(difference):
             return Estimate(value=None, note=undefined)
+        if patients < 2:
+            return Estimate(value=difference, note=f"No interval: behind one of the two stands {_count_patients(patients)}, which cannot be resampled.")
         if self._sampled is None or other._sampled is None:
             return Estimate(value=difference, note="No interval: one of the two has a single patient, or no draws were made.")
         draws = self._sampled.draws[name][at] - other._sampled.draws[name][at]
@@ -68,7 +101,7 @@ class Estimated:
         interval = bca_interval(difference, draws, np.concatenate(left_out))
         if interval is None or interval[0] == interval[1]:
             return Estimate(value=difference, note="No interval: the resamples do not tell one.")
-        return Estimate(value=difference, low=interval[0], high=interval[1])
+        return warn_of_few(Estimate(value=difference, low=interval[0], high=interval[1]), patients)
 
     def of(self, name: str, column: int | None = None, *, patients: int | None = None, undefined: str = "Undefined.", is_share: bool = False) -> Estimate:
         """``column``: of one class. ``patients``: how many stand behind it, if not all. ``is_share``: a mean of right and wrong answers."""
@@ -78,7 +111,8 @@ class Estimated:
         if np.isnan(value):
             return Estimate(value=None, note=undefined)
         if behind < 2:
-            return Estimate(value=value, note=f"No interval: {_count_patients(behind)} cannot be resampled.")
+            of_all = f" of {self._patients}" if behind < self._patients else ""
+            return Estimate(value=value, note=f"No interval: it rests on {_count_patients(behind)}{of_all}, too few to resample.")
         if self._sampled is None:
             return Estimate(value=value, note="No interval: no draws were made.")
         if is_beside(value, self._sampled.draws[name][at]):
@@ -89,6 +123,13 @@ class Estimated:
         if interval[0] == interval[1]:
             return Estimate(value=value, note=_why_no_spread(behind, is_share=is_share))
         return Estimate(value=value, low=interval[0], high=interval[1])
+
+
+def warn_of_few(estimate: Estimate, patients: int) -> Estimate:
+    """With a note beside an interval that fewer than ``FEWEST_PATIENTS`` stand behind."""
+    if estimate.low is None or patients >= FEWEST_PATIENTS:
+        return estimate
+    return replace(estimate, note=f"Behind it stand {_count_patients(patients)} of one class: the interval says little.")
 
 
 def is_beside(value: float, draws: Array) -> bool:

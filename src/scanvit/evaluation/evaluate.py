@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import PackMismatchError, PackMissingError, RunMissingError
+from ..core.errors import RunMissingError
 from ..core.events import metric_history, read_events
 from ..storage.atomic import write_text
 from .calibrate import Calibration, calibrate_checkpoint, is_current
@@ -17,6 +17,7 @@ from .energy import training_energy_wh
 from .estimates import Estimator
 from .inference import default_processes
 from .masking import judge_masked
+from .own_pack import open_own_pack
 from .predictions import Predictions, predict_split
 from .readings import read_readings
 from .report import read_environment, render_report
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
 
@@ -67,7 +67,7 @@ def evaluate(
     if not run_dir.is_dir():
         raise RunMissingError(f"There is no run folder {run_dir}.", hint="Give the folder that `scanvit train` made.")
     model = load_model(run_dir)
-    opened = _open_pack(model, pack)
+    opened = open_own_pack(model, pack)
     opened.verify([split])
     if not is_current(model.calibration):
         calibrate_checkpoint(run_dir / FILE_NAME, opened)
@@ -145,21 +145,3 @@ def training_cost(run_dir: Path, model: Classifier) -> dict[str, Any]:
         "energy_wh": training_energy_wh(run_dir),
         "processes": started.get("world_size"),
     }
-
-
-def _open_pack(model: Classifier, pack: Path | str | None) -> Pack:
-    from ..data.pack import Pack
-
-    path = pack or model.experiment.get("data", {}).get("pack")
-    if not path:
-        raise PackMissingError("The run does not say which pack it was trained on.", hint="Give it: scanvit evaluate RUN --pack PACK")
-    try:
-        opened = Pack.open(path)
-    except PackMissingError as error:
-        raise PackMissingError(error.message, hint="If the pack was moved, say where it is: scanvit evaluate RUN --pack PACK") from None
-    if opened.fingerprint != model.fingerprint:
-        raise PackMismatchError(
-            f"{path} has the fingerprint {opened.fingerprint[:12]}, but the run was trained on {model.fingerprint[:12] or 'an unknown pack'}.",
-            hint="Its test images may be among the run's training images. Give the pack that the run was trained on: --pack PACK",
-        )
-    return opened

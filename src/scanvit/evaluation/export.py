@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..core.errors import ConfigError, ExportError, PackError, PackMismatchError
+from ..core.errors import ConfigError, ExportError
 from ..storage.atomic import write_bytes
-from .calibrate import Calibration, fit_on
+from .calibrate import Calibration, fit_on, is_current
 from .engine import Answers, Pixels, TorchEngine, open_engine, read_calibration
 from .estimates import Estimate, Estimator
+from .own_pack import find_own_pack
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +50,7 @@ class Check:
 
     images: int
     where: str
-    """Which images: "test", or "generated" where the run's pack is out of reach."""
+    """Which images: "test", or "generated" where the run's pack is out of reach or has no test images."""
     difference: float
     """The largest of any probability."""
     accuracy: float | None = None
@@ -66,7 +67,10 @@ class Exported:
     path: Path
     size_bytes: int
     check: Check
-    calibrated: bool
+    pack_found: bool
+    """False: the run's pack is out of reach. Else generated images were asked about because it has no test images."""
+    calibration: Literal["current", "outdated", "none"]
+    """What was fitted on val: by this version, by an earlier one, or nothing."""
     opset: int | None
 
 
@@ -75,7 +79,8 @@ def export(
 ) -> Exported:
     """Write ``out``, whole or not at all, after it gave the network's probabilities within ``TOLERANCE`` on the test split of the run's pack.
 
-    ``pack``: where the pack is, if it was moved. Out of reach, generated images are asked about, and int8 is refused. ``quantize``: of onnx alone.
+    ``pack``: where the pack is, if it was moved. Out of reach or without test images, generated images are asked about, and int8 is refused.
+    ``quantize``: of onnx alone.
     ``max_drop``: how much accuracy int8 may cost on test.
 
     Raises ExportError where the file would answer otherwise, ConfigError, CheckpointError, RunMissingError, PackError for a ``pack`` that does not fit.
@@ -85,10 +90,12 @@ def export(
     if quantize and format != "onnx":
         raise ConfigError(f"{quantize} is made of onnx alone, not of {format}.", hint="Use --format onnx, or leave --quantize out.")
     model = load_model(run_or_file)
-    opened = _reach(model, pack)
+    opened = find_own_pack(model, pack)
     if quantize and opened is None:
         raise ConfigError("int8 needs the run's pack: its ranges come from val, and what it costs is measured on test.", hint="Say where it is: --pack PACK")
-    if not model.calibration and opened is not None:
+    if quantize and opened and not len(opened.targets("test")):
+        raise ConfigError(f"What int8 costs is measured on test images, and {opened.path} has no test images.", hint="Leave --quantize out.")
+    if opened is not None and not is_current(model.calibration):
         from .calibrate import calibrate
 
         model.calibration = calibrate(model, opened).to_dict()
@@ -99,7 +106,8 @@ def export(
         made.about["check"] = check.to_dict()
         data = made.finish()
     write_bytes(out, data)
-    return Exported(path=out, size_bytes=len(data), check=check, calibrated=bool(model.calibration), opset=made.about.get("opset"))
+    calibration: Literal["current", "outdated", "none"] = "current" if is_current(model.calibration) else "outdated" if model.calibration else "none"
+    return Exported(path=out, size_bytes=len(data), check=check, pack_found=opened is not None, calibration=calibration, opset=made.about.get("opset"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,25 +219,6 @@ def _write_safetensors(model: Classifier, folder: Path, about: dict[str, Any]) -
 
     finish()
     return _Made(ask=open_engine(path), about=about, finish=finish)
-
-
-def _reach(model: Classifier, pack: Path | str | None) -> Pack | None:
-    """The pack that the network was trained on; None where it is not where the run says."""
-    from ..data.pack import Pack
-
-    path = pack or model.experiment.get("data", {}).get("pack")
-    try:
-        opened = Pack.open(path) if path else None
-        if opened and opened.fingerprint != model.fingerprint:
-            raise PackMismatchError(
-                f"{path} has the fingerprint {opened.fingerprint[:12]}, but the run was trained on {model.fingerprint[:12] or 'an unknown pack'}.",
-                hint="Give the pack that the run was trained on, or leave --pack out.",
-            )
-        return opened
-    except PackError:
-        if pack:
-            raise
-        return None
 
 
 def _check(model: Classifier, ask: Ask, pack: Pack | None, *, quantized: bool) -> Check:

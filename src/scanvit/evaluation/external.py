@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..core.errors import ConfigError, DataError, PackError, PackMismatchError, RunMissingError
+from ..core.errors import ConfigError, DataError, PackMismatchError, RunMissingError
 from ..storage.atomic import write_text
 from .calibrate import calibrate_checkpoint, is_current
 from .evaluate import Progress as Stages
 from .evaluate import judge_trust, report_path, training_cost
 from .image_facts import judged_images, judged_originals, manifest_rows
 from .inference import Progress, default_processes
+from .own_pack import find_own_pack
 from .predictions import Predictions, concatenate, predict_split
 from .report import render_report
 from .saliency import Case
@@ -160,26 +161,6 @@ def find_known_images(own: Pack, other: Pack, image_ids: Sequence[str]) -> tuple
     return same, near
 
 
-def open_own_pack(model: Classifier, path: Path | str | None) -> Pack | None:
-    """The pack that the run was trained on; None where it is no longer where it was. Raises PackMismatchError for another than the one given."""
-    from ..data.pack import Pack
-
-    named: Any = path or model.experiment.get("data", {}).get("pack")
-    if not named:
-        return None
-    try:
-        opened = Pack.open(named)
-    except PackError:
-        if path:
-            raise
-        return None
-    if opened.fingerprint == model.fingerprint:
-        return opened
-    if path:
-        raise PackMismatchError(f"{path} is not the pack that the run was trained on.", hint="Give that one, or leave --own-pack out.")
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExternalData:
     """What to judge a run on, and how."""
@@ -217,14 +198,14 @@ def evaluate_external(
         raise RunMissingError(f"There is no run folder {run_dir}.", hint="Give the folder that `scanvit train` made.")
     model, pack = load_model(run_dir), Pack.open(data.pack)
     pack.verify([data.split] if data.split else [split for split in pack.counts if pack.size(split)])
-    own_pack = open_own_pack(model, data.own_pack)
+    own_pack = find_own_pack(model, data.own_pack, option="--own-pack")
     if own_pack and not is_current(model.calibration):
         calibrate_checkpoint(run_dir / FILE_NAME, own_pack)
         model = load_model(run_dir)
     told = progress or (lambda *_: None)
     processes = processes or default_processes()
     judged = predict_external(model, pack, own_pack=own_pack, data=data, processes=processes, progress=partial(told, "Judging"))
-    predictions, notes = judged.predictions, list(judged.notes)
+    predictions, notes = judged.predictions, [*judged.notes, *_open_findings(model)]
     about: dict[str, Any] = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": judged.name}
     about |= {"audit": pack.findings(), "cost": training_cost(run_dir, model)}
     scores = score_on_pack(predictions, pack, about=about, detail=detail or Detail(), draws=draws, seed=seed)
@@ -245,6 +226,12 @@ def evaluate_external(
     scores.save(run_dir)
     write_text(report_path(run_dir, judged.name), rendered.report)
     return scores
+
+
+def _open_findings(model: Classifier) -> list[str]:
+    """The scores carry the audit of these images; what did not pass for those that the network learned from holds for every answer of it."""
+    told = [f"{gate.get('title') or gate.get('gate')} ({gate.get('verdict')})" for gate in model.audit]
+    return [f"The audit of the data that the network was trained on has open findings: {', '.join(told)}."] if told else []
 
 
 def is_own_pack(run_dir: Path, pack: Path) -> bool:

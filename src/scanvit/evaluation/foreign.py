@@ -1,8 +1,9 @@
 """Predictions of any model: a table with a row an image and a probability a class, scored like a run's own.
 
-Columns: ``image_id`` as in the pack's manifest; for every class of the pack a probability, under the class's name, ``prob_CLASS`` or ``prob_k``
-(k counts the classes from 0, in the pack's order). ``patient_id`` and ``target`` (a class's name or number) are taken from the manifest where
-the table does not hold them. Other columns are not read.
+Columns: ``image_id`` as in the pack's manifest; for every class of the pack a probability, all under the class's name, all under ``prob_CLASS`` or all
+under ``prob_k`` (k counts the classes from 0, in the pack's order). ``patient_id`` and ``target`` (a class's name or number) are taken from the
+manifest where the table does not hold them. Other columns are not read. Where class names are numbers, the same column or target may mean two
+classes: such a table is refused, but for those that scanvit wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from ..core.errors import DataError, RunExistsError
 from ..storage.atomic import write_text
 from .evaluate import COSTS, report_path
-from .predictions import Predictions
+from .predictions import Predictions, written_classes
 from .report import render_report
 from .scores import Scores
 from .scoring import Detail, score_on_pack
@@ -54,21 +55,27 @@ def read_foreign(table: Path, pack: Pack, split: str) -> Foreign:
         raise DataError(f"The split {split!r} of {pack.path} has no images.", hint="Choose another with --split.")
     order, outside = _align(table, rows, pack, image_ids, split)
     rows = rows.take(order)
-    probs = _probabilities(table, rows, pack.class_names, image_ids)
+    columns, numbered = _class_columns(table, rows, pack.class_names)
+    probs = _probabilities(table, rows, columns, image_ids)
     truth = pack.targets(split)
-    targets = _targets(table, rows, pack.class_names, truth, image_ids)
+    targets = _targets(table, rows, pack.class_names, truth, image_ids, numbered=numbered)
     notes = [f"Scored from the predictions in {table.name}: nothing is known of the model but its probabilities."]
     if outside:
         notes.append(f"{outside:,} rows of the table are of images in other splits than {split}, and were not read.")
     if changed := int((targets != truth).sum()):
         notes.append(f"{changed:,} targets of the table are not those of the pack; the table's were used.")
-    patients = rows["patient_id"].to_pylist() if "patient_id" in rows.column_names else wanted["patient_id"].to_pylist()
+    patients = wanted["patient_id"].to_pylist()
+    if "patient_id" in rows.column_names:
+        told = [str(own).strip() if own is not None and own == own else "" for own in rows["patient_id"].to_pylist()]  # NaN is not itself
+        if untold := told.count(""):
+            notes.append(f"{untold:,} rows of the table have no patient_id; the pack's was used.")
+        patients = [own or known for own, known in zip(told, patients, strict=True)]
     predictions = Predictions(
         image_ids=image_ids,
-        patient_ids=[str(own if own is not None else "") for own in patients],
+        patient_ids=patients,
         sources=wanted["source"].to_pylist(),
         targets=targets,
-        logits=np.log(np.maximum(probs, _LEAST)).astype(np.float32),
+        logits=np.log(np.maximum(probs, _LEAST)),
         class_names=list(pack.class_names),
         fingerprint=pack.fingerprint,
     )
@@ -85,11 +92,15 @@ def _read_table(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".csv":  # an image_id of digits alone is no number
             texts = csv.ConvertOptions(column_types={"image_id": pa.string(), "patient_id": pa.string(), "target": pa.string()})
-            return csv.read_csv(path, convert_options=texts)
-        return pq.read_table(path)
+            rows = csv.read_csv(path, convert_options=texts)
+        else:
+            rows = pq.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as cause:
         first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise DataError(f"{path} is no table that can be read: {first.rstrip('.')}.", hint="Give a .parquet or .csv file of predictions.") from None
+    if twice := next((name for name in rows.column_names if rows.column_names.count(name) > 1), None):
+        raise DataError(f"{path} has {rows.column_names.count(twice)} columns named {twice!r}.", hint="Keep one of them: which is meant cannot be told.")
+    return rows
 
 
 def _align(path: Path, rows: pa.Table, pack: Pack, image_ids: Sequence[str], split: str) -> tuple[npt.NDArray[np.int64], int]:
@@ -111,12 +122,39 @@ def _align(path: Path, rows: pa.Table, pack: Pack, image_ids: Sequence[str], spl
     return np.array([place[image] for image in image_ids], np.int64), len(place) - len(image_ids)
 
 
-def _probabilities(path: Path, rows: pa.Table, class_names: Sequence[str], image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+def _class_columns(path: Path, rows: pa.Table, class_names: Sequence[str]) -> tuple[list[str], bool]:
+    """The column of each class, by one scheme for all, and whether that counts the classes."""
+    numbered = [f"prob_{k}" for k in range(len(class_names))]
+    own = written_classes(rows)
+    if own is not None:
+        if own != list(class_names):
+            raise DataError(
+                f"{path} was written for the classes {', '.join(own)}; the pack has {', '.join(class_names)}.", hint="Give the pack of those images."
+            )
+        return numbered, True
+    schemes = [list(class_names), [f"prob_{name}" for name in class_names], numbered]
+    held = [[column for column in scheme if column in rows.column_names] for scheme in schemes]
+    whole = [scheme for scheme, columns in zip(schemes, held, strict=True) if columns == scheme]
+    if not whole:
+        best = max(range(len(schemes)), key=lambda number: len(held[number]))
+        lacking = next(k for k, column in enumerate(schemes[best]) if column not in rows.column_names)
+        raise DataError(
+            f"{path} has no column for the class {class_names[lacking]!r}.",
+            hint=f"Name it {schemes[best][lacking]!r}, like the others. Classes: {', '.join(class_names)}.",
+        )
+    for other in whole[1:]:
+        for name, *pair in zip(class_names, whole[0], other, strict=True):
+            if pair[0] != pair[1]:
+                raise DataError(
+                    f"{path} can be read in two ways: the class {name!r} may be the column {pair[0]!r} or {pair[1]!r}.",
+                    hint="Name a column for each class like the class, and leave out all other columns that begin with prob_.",
+                )
+    return whole[0], whole[0] == numbered
+
+
+def _probabilities(path: Path, rows: pa.Table, names: Sequence[str], image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
     columns = []
-    for k, name in enumerate(class_names):
-        found = next((column for column in (name, f"prob_{name}", f"prob_{k}") if column in rows.column_names), None)
-        if found is None:
-            raise DataError(f"{path} has no column for the class {name!r}.", hint=f"Name it {name!r} or 'prob_{k}'. Classes: {', '.join(class_names)}.")
+    for found in names:
         try:
             columns.append(np.asarray(rows[found].to_numpy(), np.float64))
         except (ValueError, TypeError):
@@ -140,11 +178,21 @@ def _probabilities(path: Path, rows: pa.Table, class_names: Sequence[str], image
     return scaled
 
 
-def _targets(path: Path, rows: pa.Table, class_names: Sequence[str], truth: npt.NDArray[np.int64], image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def _targets(
+    path: Path, rows: pa.Table, class_names: Sequence[str], truth: npt.NDArray[np.int64], image_ids: Sequence[str], *, numbered: bool
+) -> npt.NDArray[np.int64]:
     if "target" not in rows.column_names:
         return truth
-    number_of: dict[str, int] = {str(k): k for k in range(len(class_names))} | {name: k for k, name in enumerate(class_names)}
+    by_number, by_name = {str(k): k for k in range(len(class_names))}, {name: k for k, name in enumerate(class_names)}
     values: list[Any] = rows["target"].to_pylist()
+    told = {str(value) for value in values}
+    unclear = sorted(value for value in told & set(by_number) if by_name.get(value, by_number[value]) != by_number[value])
+    if unclear and not (numbered and told <= set(by_number)):
+        raise DataError(
+            f"The target {unclear[0]!r} in {path} may be the class of that name, or the class {class_names[by_number[unclear[0]]]!r} with that number.",
+            hint="Leave the column target out: the pack knows the class of each image.",
+        )
+    number_of = by_name | by_number if numbered else by_number | by_name
     given = [number_of.get(str(value), -1) for value in values]
     if -1 in given:
         row = given.index(-1)
@@ -167,6 +215,8 @@ def evaluate_table(table: Path, pack: Path, out: Path, *, split: str = "test", d
 
     if (out / "checkpoint.pth").exists():
         raise RunExistsError(f"{out} is a run: its own scores would be overwritten.", hint="Give another folder: -o DIR")
+    if out.exists() and not out.is_dir():
+        raise RunExistsError(f"{out} is a file: the scores need a folder.", hint="Give one: -o DIR")
     opened = Pack.open(pack)
     opened.verify([split])
     foreign = read_foreign(table, opened, split)

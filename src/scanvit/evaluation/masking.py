@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .estimates import Estimate, Estimator
+from .estimates import FEWEST_PATIENTS, Estimate, Estimator
 from .inference import Progress, infer
-from .metrics import Array
+from .metrics import Array, ratio
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Classifier
@@ -26,8 +26,6 @@ MOST_IMAGES = 2_000
 _FRAME = 1 / 8
 """Width of the border, of the side: the audit's (data.audit.confounding), 44 % of the area."""
 _AT_ONCE = 512
-_FEWEST_PATIENTS = 5
-"""Of a class that counts for the balanced accuracy: others would leave it undefined in most resamples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,9 @@ def judge_masked(
 def _estimate(judged: Predictions, parts: dict[str, npt.NDArray[np.bool_]], right: dict[str, npt.NDArray[np.bool_]], estimator: Estimator) -> Masking:
     counts = np.bincount(judged.targets, minlength=len(judged.class_names))
     present = np.flatnonzero(counts)
-    counted = [k for k in present if estimator.patients_of(judged.targets == k) >= _FEWEST_PATIENTS] or list(present)
+    counted = [k for k in present if estimator.patients_of(judged.targets == k) >= FEWEST_PATIENTS] or list(
+        present
+    )  # others would leave it undefined in many resamples
     of_class = (judged.targets[:, None] == np.array(counted)).astype(np.float64)  # (N, classes)
     answers = np.stack([right[name] for name in parts], axis=1).astype(np.float64)
     hits = np.stack([of_class * right[name][:, None] for name in parts], axis=1).reshape(len(judged), -1)
@@ -101,7 +101,7 @@ def _estimate(judged: Predictions, parts: dict[str, npt.NDArray[np.bool_]], righ
     def figures(weights: Array) -> dict[str, Array]:
         actual = weights.T @ of_class
         found = (weights.T @ hits).reshape(weights.shape[1], len(parts), len(counted))
-        recall = np.divide(found, actual[:, None], out=np.full_like(found, np.nan), where=actual[:, None] > 0)
+        recall = ratio(found, actual[:, None])
         return {"accuracy": weights.T @ answers / weights.sum(axis=0)[:, None], "balanced_accuracy": recall.mean(axis=2)}
 
     estimated = estimator(figures)

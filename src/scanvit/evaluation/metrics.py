@@ -8,10 +8,13 @@ figures (0/0) are NaN here, never 0. Equal to scikit-learn's with ``sample_weigh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .predictions import Predictions
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["share", "area", "loss", "error", "coefficient"]
@@ -43,23 +46,38 @@ OVERALL_NAMES = (*OVERALL, *(f"{average}_{name}" for average in ("macro", "weigh
 
 CALIBRATION_BINS = 15
 """Of equal width over 0..1, as in Guo et al. 2017, section 2. A probability on an edge falls into the lower bin."""
+_EDGE = 1e-5
+"""In bins, how near an edge counts as on it: an edge in float32 lies up to 5e-7 beside it, and a probability out of a softmax a little more."""
 
 
 class MetricComputer:
     """Sorts once; then each call costs a few passes over the images."""
 
-    def __init__(self, targets: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], probs: npt.NDArray[np.floating], losses: Array) -> None:
-        """(N,), (N,), (N, K) and (N,)."""
+    def __init__(
+        self,
+        targets: npt.NDArray[np.int64],
+        predicted: npt.NDArray[np.int64],
+        probs: npt.NDArray[np.floating],
+        losses: Array,
+        ranks: npt.NDArray[np.floating] | None = None,
+    ) -> None:
+        """(N,), (N,), (N, K), (N,), and (N, K): what the images are ranked by for the areas, if not by ``probs``."""
         self.classes = probs.shape[1]
         self._losses = np.stack([losses, ((probs - np.eye(self.classes)[targets]) ** 2).sum(axis=1)])
         # One column a cell of the confusion matrix would be N x K^2: summing by sorted runs needs no such table.
         cell = targets * self.classes + predicted
         self._by_cell = np.argsort(cell, kind="stable")
         self._cells, self._cell_starts = np.unique(cell[self._by_cell], return_index=True)
-        self._rankings = [_Ranking(probs[:, k], targets == k) for k in range(self.classes)]
+        ranks = probs if ranks is None else ranks
+        self._rankings = [_Ranking(ranks[:, k], targets == k) for k in range(self.classes)]
         self._class_calibration = [CalibrationError(probs[:, k], targets == k) for k in range(self.classes)]
         self._calibration = CalibrationError(probs[np.arange(len(targets)), predicted], predicted == targets)
         self._present = np.isin(np.arange(self.classes), targets)
+
+    @classmethod
+    def of(cls, table: Predictions) -> MetricComputer:
+        """Ranked by log-odds: probabilities of float32 near 1 are all the same, and the areas of two classes would not be each other's mirror."""
+        return cls(table.targets, table.predicted, table.probs, table.losses, table.log_odds)
 
     def confusion(self, weights: Array) -> Array:
         """(N, D) weights -> (D, K, K): rows are targets, columns predictions."""
@@ -73,21 +91,23 @@ class MetricComputer:
         total = confusion.sum(axis=(1, 2))
         actual = confusion.sum(axis=2)
         per_class = self._of_classes(confusion, weights)
-        log_loss, brier = (_ratio(losses @ weights, total) for losses in self._losses)
         overall = {
-            "accuracy": _ratio(np.einsum("dkk->d", confusion), total),
-            "balanced_accuracy": per_class["recall"][:, self._present].mean(axis=1),
+            "accuracy": ratio(np.einsum("dkk->d", confusion), total),
+            "balanced_accuracy": _mean(per_class["recall"][:, self._present]),
             **_agreement(confusion),
-            "log_loss": log_loss,
-            "brier": brier,
-            "ece": self._calibration(weights),
         }
         # Over the classes that the targets hold: where a resample lost one of them, the mean is undefined (NaN), not another mean.
-        shares = _ratio(actual, total[:, None])[:, self._present]
+        shares = ratio(actual, total[:, None])[:, self._present]
         for name in AVERAGED:
             values = per_class[name][:, self._present]
-            overall |= {f"macro_{name}": values.mean(axis=1), f"weighted_{name}": (values * shares).sum(axis=1)}
-        return overall | per_class
+            overall |= {f"macro_{name}": _mean(values), f"weighted_{name}": (values * shares).sum(axis=1)}
+        return overall | per_class | self.calibration(weights)
+
+    def calibration(self, weights: Array) -> dict[str, Array]:
+        """log_loss, brier, ece and class_ece alone, at a small part of the cost of all."""
+        log_loss, brier = (ratio(losses @ weights, weights.sum(axis=0)) for losses in self._losses)
+        of_class = np.stack([calibration(weights) for calibration in self._class_calibration], axis=1)
+        return {"log_loss": log_loss, "brier": brier, "ece": self._calibration(weights), "class_ece": of_class}
 
     def _of_classes(self, confusion: Array, weights: Array) -> dict[str, Array]:
         total = confusion.sum(axis=(1, 2))[:, None]
@@ -96,20 +116,19 @@ class MetricComputer:
         passed = total - actual - called + hits  # true negatives
         ranked = [ranking(weights) for ranking in self._rankings]
         return {
-            "recall": _ratio(hits, actual),
-            "specificity": _ratio(passed, total - actual),
-            "precision": _ratio(hits, called),
-            "npv": _ratio(passed, total - called),
-            "f1": _ratio(2 * hits, actual + called),
+            "recall": ratio(hits, actual),
+            "specificity": ratio(passed, total - actual),
+            "precision": ratio(hits, called),
+            "npv": ratio(passed, total - called),
+            "f1": ratio(2 * hits, actual + called),
             "auroc": np.stack([area for area, _ in ranked], axis=1),
             "average_precision": np.stack([precision for _, precision in ranked], axis=1),
-            "class_ece": np.stack([calibration(weights) for calibration in self._class_calibration], axis=1),
         }
 
 
 def calibration_bins(probs: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """The bin of each probability, 0 .. CALIBRATION_BINS - 1."""
-    return np.clip(np.ceil(np.asarray(probs, np.float64) * CALIBRATION_BINS - 1e-9) - 1, 0, CALIBRATION_BINS - 1).astype(np.int64)
+    return np.clip(np.ceil(np.asarray(probs, np.float64) * CALIBRATION_BINS - _EDGE) - 1, 0, CALIBRATION_BINS - 1).astype(np.int64)
 
 
 class CalibrationError:
@@ -123,7 +142,7 @@ class CalibrationError:
 
     def __call__(self, weights: Array) -> Array:
         gaps = np.add.reduceat(self._gaps * weights[self._order], self._starts, axis=0)
-        return _ratio(np.abs(gaps).sum(axis=0), weights.sum(axis=0))
+        return ratio(np.abs(gaps).sum(axis=0), weights.sum(axis=0))
 
 
 class _Ranking:
@@ -152,10 +171,10 @@ class _Ranking:
         positives = found[-1]
         negatives = total - positives
         ranked_below = negatives - (called - found) + tied / 2
-        area = _ratio((positive * ranked_below).sum(axis=0), positives * negatives)
+        area = ratio((positive * ranked_below).sum(axis=0), positives * negatives)
         # A group that weighs nothing has no precision and adds nothing.
         precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
-        return area, _ratio((positive * precision).sum(axis=0), positives)
+        return area, ratio((positive * precision).sum(axis=0), positives)
 
     def _sum_groups(self, values: Array) -> Array:
         return values if len(self._starts) == len(values) else np.add.reduceat(values, self._starts, axis=0)
@@ -167,11 +186,16 @@ def _agreement(confusion: Array) -> dict[str, Array]:
     hits = np.einsum("dkk->d", confusion)
     actual, called = confusion.sum(axis=2), confusion.sum(axis=1)
     by_chance = (actual * called).sum(axis=1)
-    kappa = _ratio(hits * total - by_chance, total**2 - by_chance)
+    kappa = ratio(hits * total - by_chance, total**2 - by_chance)
     spread = (total**2 - (actual**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1))
-    return {"kappa": kappa, "mcc": _ratio(hits * total - by_chance, np.sqrt(spread))}
+    return {"kappa": kappa, "mcc": ratio(hits * total - by_chance, np.sqrt(spread))}
 
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
+def _mean(of_classes: Array) -> Array:
+    """(D, classes) -> (D,); NaN without a class."""
+    return ratio(of_classes.sum(axis=1), np.array(float(of_classes.shape[1])))
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
     """0/0 is NaN."""
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

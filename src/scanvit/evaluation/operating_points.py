@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .estimates import Estimate, Estimator
-from .metrics import Array
+from .metrics import Array, ratio
 from .predictions import Predictions
 
 Rule = Literal["sensitivity", "specificity"]
@@ -53,7 +53,8 @@ class OperatingPoint:
 def choose_threshold(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], *, rule: Rule, target: float) -> float | None:
     """The highest score that keeps the sensitivity, or the lowest that keeps the specificity, at ``target``. (N,) each.
 
-    Between the two neighbouring scores, so that rounding decides nothing. None where only one kind of image is there.
+    Between the two neighbouring scores, so that rounding decides nothing; where no number of their kind lies between them, at the one that keeps the
+    promise. None where only one kind of image is there.
     """
     if positive.all() or not positive.any():
         return None
@@ -63,10 +64,16 @@ def choose_threshold(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.flo
     if rule == "sensitivity":
         edge = kept[allowed]
         below = scores[scores < edge]
-        return float((edge + below.max()) / 2) if len(below) else float(edge)
+        return _between(below.max(), edge, otherwise=edge) if len(below) else float(edge)
     edge = kept[len(kept) - 1 - allowed]
     above = scores[scores > edge]
-    return float((edge + above.min()) / 2) if len(above) else float(np.nextafter(edge, np.inf))
+    return _between(edge, above.min(), otherwise=above.min()) if len(above) else float(np.nextafter(edge, np.inf))
+
+
+def _between(low: np.floating, high: np.floating, *, otherwise: np.floating) -> float:
+    """The middle, as long as it is none of the two where scores of their kind are compared with it: NumPy rounds a threshold to float32 for those."""
+    middle = (float(low) + float(high)) / 2
+    return middle if low < low.dtype.type(middle) < high else float(otherwise)
 
 
 def choose_thresholds(probs: npt.NDArray[np.floating], targets: npt.NDArray[np.int64], class_names: Sequence[str]) -> Iterator[Threshold]:
@@ -111,4 +118,4 @@ class _Judge:
         counted = (weights.T.astype(np.float32) @ self._cells.reshape(-1, n).T).astype(np.float64).reshape(weights.shape[1], -1, 4)
         hits, passed, alarms, missed = np.moveaxis(counted, 2, 0)
         parts = {"sensitivity": (hits, missed), "specificity": (passed, alarms), "ppv": (hits, alarms), "npv": (passed, missed)}
-        return {name: np.divide(a, a + b, out=np.full_like(a, np.nan), where=a + b > 0) for name, (a, b) in parts.items()}
+        return {name: ratio(a, a + b) for name, (a, b) in parts.items()}

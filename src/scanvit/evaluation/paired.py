@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .estimates import Estimate, Estimator
-from .metrics import OVERALL_NAMES, PER_CLASS, Array, MetricComputer
+from .estimates import Estimate, Estimator, warn_of_few
+from .metrics import OVERALL_NAMES, Array, MetricComputer
 from .predictions import Predictions
 
 Flags = npt.NDArray[np.bool_]
@@ -45,6 +45,9 @@ class DeLong:
     p_value: float
     """Two-sided. 1 where the curves are the same."""
     method: str
+    patients: int
+    """Of the class, or of its rest, whichever has fewer. Two at the least; with fewer than ``estimates.FEWEST_PATIENTS`` the normal approximation finds
+    differences where there are none: of two patients, in a quarter of such tests and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,9 @@ class Paired:
     patients: int
     differences: dict[str, Estimate]
     """second - first, by the names in ``metrics.OVERALL_NAMES``."""
-    per_class: dict[str, dict[str, Estimate]]
-    """{class: {figure of ``metrics.PER_CLASS``: second - first}}"""
     mcnemar: McNemar
     delong: dict[str, DeLong | None]
-    """{class: test}; None where a class, or its rest, has no image."""
+    """{class: test}; None where a class, or its rest, has fewer than two patients."""
 
 
 def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed: int) -> Paired:
@@ -65,7 +66,7 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
     assert first.image_ids == second.image_ids
     assert first.class_names == second.class_names
     assert (first.targets == second.targets).all()
-    computers = [MetricComputer(p.targets, p.predicted, p.probs, p.losses) for p in (first, second)]
+    computers = [MetricComputer.of(table) for table in (first, second)]
     estimator = Estimator(first.patient_ids, draws=draws, seed=seed)
     index = estimator.index
 
@@ -73,14 +74,18 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
         before, after = (computer(weights) for computer in computers)
         return {name: after[name] - before[name] for name in after}
 
-    estimated, undefined = estimator(difference), "Undefined for one of the two."
+    estimated = estimator(difference)
+
+    def estimate(name: str) -> Estimate:
+        behind = min(estimator.patients_behind(name, table) for table in (first, second))
+        return warn_of_few(estimated.of(name, patients=behind, undefined="Undefined for one of the two."), behind)
+
     return Paired(
         images=len(first),
         patients=estimator.patients,
-        differences={name: estimated.of(name, undefined=undefined) for name in OVERALL_NAMES},
-        per_class={name: {figure: estimated.of(figure, k, undefined=undefined) for figure in PER_CLASS} for k, name in enumerate(first.class_names)},
+        differences={name: estimate(name) for name in OVERALL_NAMES},
         mcnemar=mcnemar(first.predicted == first.targets, second.predicted == second.targets, index),
-        delong={name: delong(first.targets == k, first.probs[:, k], second.probs[:, k], index) for k, name in enumerate(first.class_names)},
+        delong={name: delong(first.targets == k, first.log_odds[:, k], second.log_odds[:, k], index) for k, name in enumerate(first.class_names)},
     )
 
 
@@ -103,10 +108,12 @@ def mcnemar(first_right: Flags, second_right: Flags, patients: Index) -> McNemar
 
 def delong(positive: Flags, first: npt.NDArray[np.floating], second: npt.NDArray[np.floating], patients: Index) -> DeLong | None:
     """The test of DeLong et al. 1988 (Biometrics 44:837) that two areas are equal; where patients have several images, with the covariance of
-    Obuchowski 1997 (Biometrics 53:567), which is DeLong's for one image each. (N,) each. None where only one kind of image is there."""
+    Obuchowski 1997 (Biometrics 53:567), which is DeLong's for one image each. (N,) each. None where either kind of image is of fewer than two
+    patients: how much such an area varies cannot be told."""
     from scipy import stats
 
-    if positive.all() or not positive.any():
+    fewest = min(len(np.unique(patients[kind])) for kind in (positive, ~positive))
+    if fewest < 2:
         return None
     areas, covariance = area_covariance(positive, np.stack([first, second]), patients)
     difference = float(areas[1] - areas[0])
@@ -120,6 +127,7 @@ def delong(positive: Flags, first: npt.NDArray[np.floating], second: npt.NDArray
         high=difference + 1.959964 * spread,
         p_value=float(2 * stats.norm.sf(abs(difference) / spread)) if spread > 1e-12 else 1.0 if abs(difference) < 1e-12 else 0.0,
         method="DeLong 1988" if alone else "DeLong for images in patients (Obuchowski 1997)",
+        patients=fewest,
     )
 
 

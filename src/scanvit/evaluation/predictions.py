@@ -18,6 +18,8 @@ from .inference import Progress, infer
 from .outliers import OutlierDetector
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..data.pack import Pack
     from ..model.checkpoint import Classifier
 
@@ -33,8 +35,8 @@ class Predictions:
     sources: list[str]
     targets: npt.NDArray[np.int64]
     """(N,)"""
-    logits: npt.NDArray[np.float32]
-    """(N, K), as the network gives them."""
+    logits: npt.NDArray[np.floating]
+    """(N, K), as the network gives them, in float32; of a table from elsewhere, the logarithms of its probabilities, in float64."""
     class_names: list[str]
     fingerprint: str
     """Of the pack."""
@@ -52,6 +54,21 @@ class Predictions:
     def probs(self) -> npt.NDArray[np.float32]:
         """(N, K), calibrated; rows sum to 1."""
         return softmax(self.logits, self.temperature)
+
+    @cached_property
+    def log_odds(self) -> npt.NDArray[np.float64]:
+        """(N, K), calibrated: of each class against all others. Ordered as the probabilities are, but never all the same near 0 or 1.
+
+        To nine decimals: images whose probabilities are the same in all but the order of a sum are to be equal.
+        """
+        shifted = (self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)) / self.temperature
+        rows, top = np.arange(len(self)), self.predicted
+        others = np.exp(shifted).sum(axis=1, keepdims=True) - np.exp(shifted)
+        others[rows, top] = 1.0  # what a difference has lost; from the others themselves, below
+        odds: npt.NDArray[np.float64] = shifted - np.log(others)
+        shifted[rows, top] = -np.inf
+        odds[rows, top] = -np.logaddexp.reduce(shifted, axis=1)
+        return odds.round(9)
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -117,6 +134,14 @@ class Predictions:
             )
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
             raise RunError(f"{path} is no table of predictions: {error!r}.", hint="Write it again with `scanvit evaluate RUN`.") from error
+
+
+def written_classes(table: pa.Table) -> list[str] | None:
+    """Of a table that ``Predictions.save`` wrote; None of any other."""
+    try:
+        return [str(name) for name in json.loads((table.schema.metadata or {})[_METADATA_KEY])["class_names"]]
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def concatenate(tables: Sequence[Predictions]) -> Predictions:

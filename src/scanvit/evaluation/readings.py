@@ -41,12 +41,13 @@ def read_readings(path: Path, predictions: Predictions) -> Readings:
                 raise DataError(f"{path} has no column {missing[0]!r}.", hint=_HINT)
             for values in table:
                 row, reading = places.get(str(values["image_id"])), values["reading"]
+                if row is None:
+                    continue
                 if reading not in predictions.class_names:
                     raise DataError(f"{path}, line {table.line_num}: {reading!r} is no class.", hint=f"Classes: {', '.join(predictions.class_names)}.")
                 if row in found:
                     raise DataError(f"{path}, line {table.line_num}: {values['image_id']!r} was read before.", hint="Keep one reading an image.")
-                if row is not None:
-                    found[row] = predictions.class_names.index(reading)
+                found[row] = predictions.class_names.index(reading)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}.", hint=_HINT) from None
     if not found:

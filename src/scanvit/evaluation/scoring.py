@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import ConfigError
 from .bootstrap import LEVEL, METHOD
-from .estimates import Estimate, Estimated, Estimator
+from .estimates import Estimate, Estimated, Estimator, warn_of_few
 from .metrics import OVERALL_NAMES, PER_CLASS, Array, MetricComputer
 from .predictions import Predictions
 from .scores import ClassScores, Scores
@@ -59,7 +59,7 @@ def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: in
     ``prevalence``: {class: its share where the model is to be used}, for predictive values there. Raises ConfigError for an unknown class.
     """
     expected = _checked(prevalence or {}, predictions.class_names)
-    computer = MetricComputer(predictions.targets, predictions.predicted, predictions.probs, predictions.losses)
+    computer = MetricComputer.of(predictions)
     share = np.array([expected.get(name, np.nan) for name in predictions.class_names])
 
     def figures(weights: Array) -> dict[str, Array]:
@@ -73,7 +73,7 @@ def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: in
         names = [*PER_CLASS, *(("precision_at_prevalence", "npv_at_prevalence") if name in expected else ())]
         estimates = {}
         for figure in names:
-            behind, why = _patients_behind(figure, k, predictions, estimator), _WHY_UNDEFINED.get(figure, "Undefined.")
+            behind, why = estimator.patients_behind(figure, predictions, k), _WHY_UNDEFINED.get(figure, "Undefined.")
             estimates[figure] = estimated.of(figure, k, patients=behind, undefined=why, is_share=figure in _SHARES)
         images, patients = int(confusion[k].sum()), estimator.patients_of(predictions.targets == k)
         per_class[name] = ClassScores(images=images, patients=patients, figures=estimates, prevalence=expected.get(name))
@@ -85,7 +85,7 @@ def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: in
         fingerprint=predictions.fingerprint,
         checkpoint=predictions.checkpoint,
         interval={"level": LEVEL, "method": METHOD, "draws": draws, "seed": seed},
-        overall={name: _overall(estimated, name, absent) for name in OVERALL_NAMES},
+        overall={name: _overall(estimated, name, absent, estimator.patients_behind(name, predictions)) for name in OVERALL_NAMES},
         per_class=per_class,
         confusion_matrix=confusion.tolist(),
         **about,
@@ -111,27 +111,10 @@ def _at_prevalence(figures: dict[str, Array], share: Array) -> dict[str, Array]:
         return figures | {"precision_at_prevalence": found / (found + alarms), "npv_at_prevalence": passed / (passed + missed)}
 
 
-def _overall(estimated: Estimated, name: str, absent: Sequence[str]) -> Estimate:
-    estimate = estimated.of(name, undefined="Undefined: the split holds one class only.", is_share=name in _SHARES)
+def _overall(estimated: Estimated, name: str, absent: Sequence[str], behind: int) -> Estimate:
+    estimate = estimated.of(name, patients=behind, undefined="Undefined: the split holds one class only.", is_share=name in _SHARES)
+    estimate = warn_of_few(estimate, behind)
     if absent and (name == "balanced_accuracy" or name.startswith("macro_")):
         note = f"Left out, as the split has no image of it: {', '.join(absent)}."
         return replace(estimate, note=f"{estimate.note} {note}" if estimate.note else note)
     return estimate
-
-
-def _patients_behind(figure: str, k: int, predictions: Predictions, estimator: Estimator) -> int:
-    """How many patients stand behind a figure of a class: what decides whether resampling them says anything."""
-    actual, called = predictions.targets == k, predictions.predicted == k
-    match figure:
-        case "precision":
-            return estimator.patients_of(called)
-        case "npv":
-            return estimator.patients_of(~called)
-        case "specificity":
-            return estimator.patients_of(~actual)
-        case "auroc" | "precision_at_prevalence" | "npv_at_prevalence":
-            return min(estimator.patients_of(actual), estimator.patients_of(~actual))
-        case "class_ece":
-            return estimator.patients
-        case _:
-            return estimator.patients_of(actual)

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from .estimates import Estimate, Estimator
+from .estimates import Estimate, Estimated, Estimator, warn_of_few
 from .metrics import Array, MetricComputer
 from .predictions import Predictions
 from .scores import Scores
@@ -95,7 +95,7 @@ def _spread(values: Sequence[float | None], over_patients: Estimate | None) -> S
 
 
 def _mean_of(tables: Sequence[Predictions]):  # type: ignore[no-untyped-def]
-    computers = [MetricComputer(table.targets, table.predicted, table.probs, table.losses) for table in tables]
+    computers = [MetricComputer.of(table) for table in tables]
 
     def figures(weights: Array) -> dict[str, Array]:
         computed = [computer(weights) for computer in computers]
@@ -105,8 +105,9 @@ def _mean_of(tables: Sequence[Predictions]):  # type: ignore[no-untyped-def]
 
 
 def _over_patients(tables: Sequence[Predictions], about: Scores) -> dict[str, Estimate]:
-    estimated = Estimator(tables[0].patient_ids, draws=about.interval["draws"], seed=about.interval["seed"])(_mean_of(tables))
-    return {name: estimated.of(name) for name in FIGURES}
+    estimator = _estimator(tables[0], about)
+    estimated = estimator(_mean_of(tables))
+    return _estimates(estimated, estimator, tables)
 
 
 def _difference_over_patients(tables: Sequence[Sequence[Predictions]], about: Scores) -> dict[str, Estimate]:
@@ -116,8 +117,17 @@ def _difference_over_patients(tables: Sequence[Sequence[Predictions]], about: Sc
         before, after = first(weights), second(weights)
         return {name: after[name] - before[name] for name in FIGURES}
 
-    estimated = Estimator(tables[0][0].patient_ids, draws=about.interval["draws"], seed=about.interval["seed"])(figures)
-    return {name: estimated.of(name) for name in FIGURES}
+    estimator = _estimator(tables[0][0], about)
+    return _estimates(estimator(figures), estimator, tables[0])
+
+
+def _estimator(table: Predictions, about: Scores) -> Estimator:
+    return Estimator(table.patient_ids, draws=about.interval["draws"], seed=about.interval["seed"])
+
+
+def _estimates(estimated: Estimated, estimator: Estimator, tables: Sequence[Predictions]) -> dict[str, Estimate]:
+    behind = {name: estimator.patients_behind(name, tables[0]) for name in FIGURES}  # of the targets, which all tables share
+    return {name: warn_of_few(estimated.of(name, patients=behind[name]), behind[name]) for name in FIGURES}
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[Estimate, float | None]:

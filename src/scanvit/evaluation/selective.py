@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .estimates import Estimate, Estimator
-from .metrics import Array
+from .metrics import Array, ratio
 from .predictions import Predictions
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -78,7 +78,7 @@ def covered(confidences: Sequence[float], test: Predictions, estimator: Estimato
     def figures(weights: Array) -> dict[str, Array]:
         kept, bad = np.split(weights.T @ flags, 2, axis=1)
         shares = kept / weights.sum(axis=0)[:, None]
-        return {"coverage": shares, "error": np.divide(bad, kept, out=np.full_like(bad, np.nan), where=kept > 0)}
+        return {"coverage": shares, "error": ratio(bad, kept)}
 
     estimated = estimator(figures)
     rows = []

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from .bootstrap import Figures
 from .calibration import fit_temperature
-from .estimates import Estimate, Estimated, Estimator
-from .metrics import Array, MetricComputer
+from .estimates import Estimate, Estimator
+from .metrics import Array, MetricComputer, ratio
 from .predictions import Predictions
 
 BINS = 20
@@ -71,11 +71,16 @@ def measure_shift(own: Predictions, here: Predictions, *, draws: int, seed: int)
     assert own.class_names == here.class_names
     present = np.unique(here.targets)
     part = own.take(np.flatnonzero(np.isin(own.targets, present)).tolist())
-    first, second = (_estimate(table, present, draws=draws, seed=seed + number) for number, table in enumerate((part, here)))
+    tables = (part, here)
+    estimators = [Estimator(table.patient_ids, draws=draws, seed=seed + number) for number, table in enumerate(tables)]
+    first, second = (estimator(_figures(table)) for estimator, table in zip(estimators, tables, strict=True))
 
     def moved(name: str, column: int | None = None, *, is_share: bool = False) -> Moved:
+        behind = [estimator.patients_behind(name, table, column) for estimator, table in zip(estimators, tables, strict=True)]
         return Moved(
-            own=first.of(name, column, is_share=is_share), here=second.of(name, column, is_share=is_share), difference=second.minus(first, name, column)
+            own=first.of(name, column, patients=behind[0], is_share=is_share),
+            here=second.of(name, column, patients=behind[1], is_share=is_share),
+            difference=second.minus(first, name, column, patients=min(behind)),
         )
 
     has_outliers = part.outlier_scores is not None and here.outlier_scores is not None
@@ -106,17 +111,17 @@ def measure_shift(own: Predictions, here: Predictions, *, draws: int, seed: int)
     return replace(shift, sentences=_sentences(shift))
 
 
-def _estimate(table: Predictions, present: npt.NDArray[np.int64], *, draws: int, seed: int) -> Estimated:
-    computer = MetricComputer(table.targets, table.predicted, table.probs, table.losses)
+def _figures(table: Predictions) -> Figures:
+    computer = MetricComputer.of(table)
     flags = [_confidence(table), (_outliers(table) > 1).astype(np.float64)]
     called = table.predicted[:, None] == np.arange(len(table.class_names))
     means = np.column_stack([*flags, called]).astype(np.float64)
 
     def figures(weights: Array) -> dict[str, Array]:
-        shares = (weights.T @ means) / weights.sum(axis=0)[:, None]
+        shares = ratio(weights.T @ means, weights.sum(axis=0)[:, None])
         return computer(weights) | {"confidence": shares[:, 0], "outliers": shares[:, 1], "called": shares[:, 2:]}
 
-    return Estimator(table.patient_ids, draws=draws, seed=seed)(figures)
+    return figures
 
 
 def _confidence(table: Predictions) -> Array:
@@ -142,7 +147,7 @@ def _recalibrated_ece(table: Predictions, *, draws: int, seed: int) -> Estimate:
     for number in (0, 1):
         logits[half == number] /= fit_temperature(table.logits[half != number], table.targets[half != number])
     refitted = replace(table, logits=logits, temperature=1.0)
-    computer = MetricComputer(refitted.targets, refitted.predicted, refitted.probs, refitted.losses)
+    computer = MetricComputer.of(refitted)
     return estimator(lambda weights: {"ece": computer(weights)["ece"]}).of("ece")
 
 
@@ -194,4 +199,5 @@ def _points(estimate: Estimate) -> str:
 def _verdict(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "without an interval"
-    return "more than chance would give" if estimate.low > 0 or estimate.high < 0 else "no more than chance may give"
+    few = ", by very few patients" if estimate.note else ""
+    return ("more than chance would give" if estimate.low > 0 or estimate.high < 0 else "no more than chance may give") + few

@@ -156,17 +156,19 @@ def _number(name: str) -> int:
 
 def _measure_group(name: str, part: Predictions, *, draws: int, seed: int) -> Group:
     estimator = Estimator(part.patient_ids, draws=draws, seed=seed)
-    estimated = estimator(_computer(part))
+    estimated = estimator(MetricComputer.of(part))
     held = np.unique(part.targets).tolist()
-    recall = {}
-    for k in held:
-        behind = estimator.patients_of(part.targets == k)
-        recall[part.class_names[k]] = estimated.of("recall", k, patients=behind, is_share=True)
+    recall = {part.class_names[k]: estimated.of("recall", k, patients=estimator.patients_of(part.targets == k), is_share=True) for k in held}
+
+    def estimate(figure: str) -> Estimate:
+        behind = estimator.patients_behind(figure, part)
+        return estimated.of(figure, patients=behind, undefined="Needs images of two classes.", is_share=figure == "accuracy")
+
     return Group(
         name=name,
         images=len(part),
         patients=estimator.patients,
-        figures={figure: estimated.of(figure, undefined="Needs images of two classes.", is_share=figure == "accuracy") for figure in FIGURES},
+        figures={figure: estimate(figure) for figure in FIGURES},
         recall=recall,
         warning=_warning(estimator.patients, [part.class_names[k] for k in held], part.class_names),
     )
@@ -181,10 +183,6 @@ def _warning(patients: int, held: Sequence[str], class_names: Sequence[str]) -> 
     elif len(held) < len(class_names):
         said.append(f"It has no image of {', '.join(name for name in class_names if name not in held)}.")
     return " ".join(said) or None
-
-
-def _computer(part: Predictions) -> MetricComputer:
-    return MetricComputer(part.targets, part.predicted, part.probs, part.losses)
 
 
 def _largest_gap(
@@ -222,7 +220,7 @@ def _patients_of(predictions: Predictions, rows: npt.NDArray[np.int64], class_na
 def _difference(predictions: Predictions, rows: Sequence[npt.NDArray[np.int64]], figure: str, class_name: str | None, *, draws: int, seed: int) -> Estimate:
     """Over resamples of the patients of both groups: a patient may have images in each."""
     part = predictions.take(np.concatenate(rows).tolist())
-    computers = [_computer(predictions.take(members.tolist())) for members in rows]
+    computers = [MetricComputer.of(predictions.take(members.tolist())) for members in rows]
     first = len(rows[0])
 
     def figures(weights: Array) -> dict[str, Array]:

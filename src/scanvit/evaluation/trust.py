@@ -14,7 +14,7 @@ import numpy as np
 from .calibration import ReliabilityBin, reliability
 from .estimates import Estimate, Estimator
 from .masking import Masking
-from .metrics import CALIBRATION_BINS, Array, CalibrationError
+from .metrics import CALIBRATION_BINS, Array, MetricComputer, ratio
 from .operating_points import OperatingPoint, operating_points
 from .outliers import ALARMS
 from .predictions import Predictions
@@ -134,7 +134,7 @@ def judge_sets(predictions: Predictions, calibration: Calibration, estimator: Es
         return {
             "reached": held @ weights / total,
             "size": size @ weights / total,
-            "by_class": np.divide(found, actual, out=np.full_like(found, np.nan), where=actual > 0),
+            "by_class": ratio(found, actual),
         }
 
     estimated = estimator(figures)
@@ -160,7 +160,6 @@ def judge_outliers(predictions: Predictions, estimator: Estimator) -> OutlierSco
 
     def figures(weights: Array) -> dict[str, Array]:
         called, bad, others, bad_others = flags @ weights
-        ratio = lambda a, b: np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)  # noqa: E731
         return {"share": called / weights.sum(axis=0), "among": ratio(bad, called), "others": ratio(bad_others, others)}
 
     estimated, width = estimator(figures), _LAST_OUTLIER_BIN / _OUTLIER_BINS
@@ -181,22 +180,11 @@ def judge_points(predictions: Predictions, calibration: Calibration, estimator: 
 
 def _confidence(predictions: Predictions, temperature: float, estimator: Estimator) -> Confidence:
     at = replace(predictions, temperature=temperature)
-    probs, targets, right = at.probs, at.targets, at.predicted == at.targets
-    highest = probs[np.arange(len(targets)), at.predicted]
-    losses = np.stack([at.losses, ((probs - np.eye(probs.shape[1])[targets]) ** 2).sum(axis=1)])
-    overall = CalibrationError(highest, right)
-    of_class = [CalibrationError(probs[:, k], targets == k) for k in range(probs.shape[1])]
-
-    def figures(weights: Array) -> dict[str, Array]:
-        log_loss, brier = losses @ weights / weights.sum(axis=0)
-        classes = np.stack([error(weights) for error in of_class], axis=1)
-        return {"ece": overall(weights), "log_loss": log_loss, "brier": brier, "class_ece": classes}
-
-    estimated = estimator(figures)
+    estimated = estimator(MetricComputer.of(at).calibration)
     return Confidence(
         ece=estimated.of("ece"),
         brier=estimated.of("brier"),
         log_loss=estimated.of("log_loss"),
         class_ece={name: estimated.of("class_ece", k) for k, name in enumerate(predictions.class_names)},
-        reliability=reliability(highest, right, estimator),
+        reliability=reliability(at.probs[np.arange(len(at)), at.predicted], at.predicted == at.targets, estimator),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import RequestError
-from ..data.decode import decode_frames
+from ..data.decode import count_frames, decode_frames
 from ..evaluation.judgement import judge
 from .answers import Judgement, Pictures, Reading
 
@@ -25,10 +25,10 @@ _MOST_OPAQUE = 190
 
 def read_image(engine: Engine, data: bytes, *, first_reading: str | None, frame: int, pictures: bool) -> Reading:
     """``frame``: from 1, of which pictures are made. Raises ImageError for bytes that are no image, RequestError for too many frames or no such one."""
-    decoded = decode_frames(data, engine.contract)
-    if len(decoded) > MOST_FRAMES:
+    if (frames := count_frames(data)) > MOST_FRAMES:  # a megabyte may hold thousands, which take a minute
         hint = "Classify it with 'scanvit predict', which takes any number."
-        raise RequestError(f"The file holds {len(decoded)} frames, more than {MOST_FRAMES}.", hint=hint, status=413)
+        raise RequestError(f"The file holds {frames} frames, more than {MOST_FRAMES}.", hint=hint, status=413)
+    decoded = decode_frames(data, engine.contract)
     if frame > len(decoded):
         raise RequestError(f"There is no frame {frame}: the file holds {len(decoded)}.", hint="Count from 1.", status=422)
     pixels = np.stack([image.pixels for image in decoded])
@@ -42,7 +42,7 @@ def read_image(engine: Engine, data: bytes, *, first_reading: str | None, frame:
         return Reading(images=images, pictures=None)
     chosen, best = decoded[frame - 1], int(answers.probs[frame - 1].argmax())
     heat = engine.explain(pixels[frame - 1 : frame], [best])[0]
-    large = decode_frames(data, replace(engine.contract, image_size_px=max(_PICTURE_PX, engine.contract.image_size_px)))[frame - 1].pixels
+    large = decode_frames(data, replace(engine.contract, image_size_px=max(_PICTURE_PX, engine.contract.image_size_px)), only=frame - 1)[0].pixels
     return Reading(
         images=images,
         pictures=Pictures(

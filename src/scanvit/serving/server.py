@@ -80,7 +80,8 @@ def serve(engine: Engine, listening: socket.socket, settings: Settings) -> None:
 
 
 class _Impatient(H11Protocol):
-    """Closes a connection whose first request has no head after ``_HEAD_S``; those after it are under uvicorn's own limit."""
+    """Closes a connection whose first request has no head after ``_HEAD_S``, and one whose next has none after uvicorn's ``timeout_keep_alive``:
+    uvicorn forgets that limit at the first byte, so that half-sent heads would hold all connections for good."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -89,6 +90,13 @@ class _Impatient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_timer.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        limit = self.timeout_keep_alive_task
+        super().data_received(data)
+        finished: Any = self.cycle
+        if limit is not None and self.timeout_keep_alive_task is None and finished is not None and finished.response_complete:
+            self.timeout_keep_alive_task = self.loop.call_later(max(0.0, limit.when() - self.loop.time()), self.timeout_keep_alive_handler)
 
     def _give_up(self) -> None:
         waiting: Any = self.cycle  # None until there is a request, whatever its type says

@@ -65,6 +65,22 @@ def test_only_the_common_images_count(tmp_path: Path) -> None:
     assert "the 30 test images of 15 patients" in judge(other, champion).sentence
 
 
+@pytest.mark.parametrize("shared", [2, 30, 70])
+def test_a_few_shared_images_that_both_name_rightly_let_no_poor_run_through(tmp_path: Path, shared: int) -> None:
+    """70 of 120 are more than half, and of 35 patients: enough to judge by. 30 are of 15."""
+    champion = judged(tmp_path / "champion", right=0.9)
+    poor = judged(tmp_path / "poor", right=0.4, seed=1, prefix="j")
+    tables = [Predictions.load(folder / "predictions-test.parquet") for folder in (champion, poor)]
+    ids, logits = list(tables[1].image_ids), tables[1].logits.copy()
+    ids[:shared], logits[:shared] = tables[0].image_ids[:shared], tables[0].logits[:shared]
+    table = replace(tables[1], image_ids=ids, logits=logits)
+    table.save(poor / "predictions-test.parquet")
+    compute_scores(table, about={"run": "poor", "experiment": "made", "split": "test", "audit": []}, draws=200, seed=0).save(poor)
+    found = judge(poor, champion)
+    assert found.worse == (shared < 70)
+    assert ("the intervals of the whole splits were compared as well" in found.sentence) == (shared < 70)
+
+
 def test_other_classes_cannot_be_compared(tmp_path: Path) -> None:
     found = judge(judged(tmp_path / "two", right=0.9, classes=("a", "b")), judged(tmp_path / "three", right=0.5))
     assert found.worse

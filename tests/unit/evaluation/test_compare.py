@@ -50,6 +50,22 @@ def test_pairs_are_tested_on_the_same_images(make_scored: MakeScored, tmp_path: 
     assert len(compare(runs, tmp_path / "c.html", pairs="all").pairs) == 3
 
 
+def test_times_and_p_values_are_sorted_by_what_they_are(make_scored: MakeScored, tmp_path: Path) -> None:
+    """The words are "1 min" and "< 0.001": their numbers lie beside them."""
+    comparison = compare([make_scored("weak", strength=0.5), make_scored("strong", strength=4.0)], tmp_path / "c.html")
+    page, paired = (tmp_path / "c.html").read_text(encoding="utf-8"), comparison.pairs[0].paired
+    assert page.count('data-value="60.0"') == 2
+    for p_value in [paired.mcnemar.p_value, *(test.p_value for test in paired.delong.values() if test)]:
+        assert f'data-value="{p_value}"' in page
+
+
+def test_a_class_that_cannot_be_tested_says_why(make_scored: MakeScored, tmp_path: Path) -> None:
+    runs = [make_scored(name, classes=16, strength=strength) for name, strength in (("weak", 0.5), ("strong", 4.0))]  # of 16 patients, one a class
+    pair = compare(runs, tmp_path / "c.html").pairs[0]
+    assert set(pair.paired.delong.values()) == {None}
+    assert "Needs two patients or more with the class, and two without it." in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
 def test_seeds_are_brought_together(make_scored: MakeScored, tmp_path: Path) -> None:
     runs = [
         make_scored(f"{lr}-{seed}", settings={"seed": seed, "optimizer.lr": lr}, quality=seed, strength=1 + 100 * lr) for lr in (0.01, 0.02) for seed in (1, 2)

@@ -85,6 +85,17 @@ def test_a_run_is_judged_on_data_from_elsewhere(judged: tuple[JudgedRun, Path]) 
     assert set(pq.read_table(run.run_dir / "predictions-external-elsewhere.parquet")["source"].to_pylist()) == {"abroad"}
 
 
+def test_what_did_not_pass_where_it_was_trained_stands_in_the_scores_of_other_data(make_run: Callable[..., JudgedRun], tmp_path: Path) -> None:
+    gate = {"gate": "G3", "title": "Borders", "verdict": "acknowledged", "reason": "known"}
+    run = make_run(gates=[gate, gate | {"gate": "G1", "title": "Patients", "verdict": "pass"}])
+    hashed = {"perceptual_hash": lambda *row: digest("other", *row), "sha256": lambda *row: digest("bytes", *row)}
+    build_pack(tmp_path / "elsewhere", OWN, seed=5, columns=hashed)
+    scores = evaluate_external(run.run_dir, ExternalData(pack=tmp_path / "elsewhere", split="test"), draws=0)
+    told = "The audit of the data that the network was trained on has open findings: Borders (acknowledged)."
+    assert told in scores.notes
+    assert told in (run.run_dir / "report-external-elsewhere.html").read_text(encoding="utf-8")
+
+
 def test_unmapped_classes_and_mapping_at_home_are_refused(judged: tuple[JudgedRun, Path], capsys: pytest.CaptureFixture[str]) -> None:
     run, elsewhere = judged
     assert main(["evaluate", str(run.run_dir), "--pack", str(elsewhere)]) == 10

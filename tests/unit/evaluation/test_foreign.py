@@ -64,6 +64,77 @@ def test_columns_may_be_numbered_and_tell_patients_and_targets(write: Callable[.
     assert any("targets of the table are not those of the pack" in note for note in foreign.notes)
 
 
+GRADES = ("1", "10", "2")
+
+
+def graded(tmp_path: Path, grades: tuple[str, ...] = GRADES) -> tuple[Pack, dict[str, Any], np.ndarray]:
+    """A pack whose classes are numbers, image_id of its test images, and a probability of 0.8 for the class of each."""
+    build_pack(tmp_path / "graded", grades)
+    opened = Pack.open(tmp_path / "graded")
+    probs = np.full((31, len(grades)), 0.2 / (len(grades) - 1))
+    probs[np.arange(31), opened.targets("test")] = 0.8
+    return opened, {"image_id": opened.rows("test", "image_id")["image_id"].to_pylist()}, probs
+
+
+def read(pack: Pack, columns: dict[str, Any]) -> Any:
+    path = pack.path.parent / "graded.parquet"
+    pq.write_table(pa.table(columns), path)
+    return read_foreign(path, pack, "test").predictions
+
+
+@pytest.mark.parametrize("scheme", ["{name}", "prob_{name}", "prob_{k}"])
+def test_where_classes_are_numbers_one_scheme_holds_for_the_whole_table(tmp_path: Path, scheme: str) -> None:
+    """The column prob_2 is the third class where the classes are counted, though a class is called 2; so is the target 2."""
+    pack, columns, probs = graded(tmp_path)
+    columns |= {scheme.format(name=name, k=k): probs[:, k] for k, name in enumerate(GRADES)}
+    if scheme == "prob_{k}":
+        columns["target"] = pack.targets("test").tolist()
+    found = read(pack, columns)
+    assert (found.predicted == found.targets).all()
+    assert (found.targets == pack.targets("test")).all()
+
+
+def test_a_column_or_a_target_that_may_mean_two_classes_is_refused(tmp_path: Path) -> None:
+    grades = tuple(sorted(map(str, range(11))))  # 0, 1, 10, 2, ..
+    pack, columns, probs = graded(tmp_path, grades)
+    with pytest.raises(DataError, match=r"two ways: the class '10' may be the column 'prob_10' or 'prob_2'"):
+        read(pack, columns | {f"prob_{k}": probs[:, k] for k in range(11)})
+    named = columns | {name: probs[:, k] for k, name in enumerate(grades)}
+    with pytest.raises(DataError, match=r"target '2' .* may be the class of that name, or the class '10'"):
+        read(pack, named | {"target": ["2"] * 31})
+    assert (read(pack, named).predicted == pack.targets("test")).all()
+
+
+def test_a_table_that_scanvit_wrote_is_read_back(tmp_path: Path) -> None:
+    grades = tuple(sorted(map(str, range(11))))
+    pack, columns, probs = graded(tmp_path, grades)
+    first = read(pack, columns | {name: probs[:, k] for k, name in enumerate(grades)})
+    first.save(tmp_path / "written.parquet")
+    again = read_foreign(tmp_path / "written.parquet", pack, "test").predictions
+    assert (again.targets == first.targets).all()
+    assert again.probs == pytest.approx(first.probs)
+    build_pack(tmp_path / "others", NAMES)
+    with pytest.raises(DataError, match="was written for the classes 0, 1, 10"):
+        read_foreign(tmp_path / "written.parquet", Pack.open(tmp_path / "others"), "test")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_rows_without_a_patient_take_the_packs(write: Callable[..., Path], pack: Path, ending: str) -> None:
+    told = [f"{i:03d}" for i in range(20)] + ["" if ending == "csv" else None] * 11
+    foreign = read_foreign(write(ending, patient_id=told), Pack.open(pack), "test")
+    assert foreign.predictions.patient_ids[19:22] == ["019", "clinic:test10", "clinic:test10"]
+    assert "11 rows of the table have no patient_id; the pack's was used." in foreign.notes
+
+
+@pytest.mark.parametrize("twice", ["image_id", "cnv"])
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path, pack: Path, twice: str) -> None:
+    table = pa.table(columns_of(pack))
+    table = table.append_column(twice, table[twice])
+    csv.write_csv(table, tmp_path / "twice.csv")
+    with pytest.raises(DataError, match=f"2 columns named '{twice}'"):
+        read_foreign(tmp_path / "twice.csv", Pack.open(pack), "test")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -113,10 +184,24 @@ def test_a_runs_own_folder_is_not_written_into(write: Callable[..., Path], pack:
     (tmp_path / "run" / "checkpoint.pth").touch()
     with pytest.raises(RunExistsError):
         evaluate_table(write(), pack, tmp_path / "run")
+    bare = write().rename(tmp_path / "bare")  # without an ending, the folder would have its name
+    with pytest.raises(RunExistsError, match="is a file"):
+        evaluate_table(bare, pack, bare)
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--predictions", "t.csv"], ["run", "--predictions", "t.csv", "--pack", "p"], ["run", "-o", "x"], ["run", "--prevalence", "a=x"]]
+    "arguments",
+    [
+        [],
+        ["--predictions", "t.csv"],
+        ["run", "--predictions", "t.csv", "--pack", "p"],
+        ["run", "-o", "x"],
+        ["run", "--prevalence", "a=x"],
+        ["--predictions", "t.csv", "--pack", "p", "--originals", "o"],
+        ["--predictions", "t.csv", "--pack", "p", "--shared", "drop"],
+        ["run", "--pack", "p", "--map", "1=1", "--map", "1=0"],
+        ["run", "--prevalence", "a=0.1", "--prevalence", "a=0.2"],
+    ],
 )
 def test_options_that_do_not_go_together(arguments: list[str]) -> None:
     assert main(["evaluate", *arguments]) == 2

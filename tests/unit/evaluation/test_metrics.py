@@ -164,3 +164,10 @@ def test_calibration_error_by_hand() -> None:
 @pytest.mark.parametrize(("probability", "expected"), [(0.0, 0), (1e-6, 0), (1 / 15, 0), (1 / 15 + 1e-6, 1), (0.5, 7), (1.0, 14)])
 def test_a_probability_on_an_edge_falls_into_the_lower_bin(probability: float, expected: int) -> None:
     assert calibration_bins(np.array([probability]))[0] == expected
+
+
+@pytest.mark.parametrize("edge", range(1, 16))
+def test_an_edge_is_an_edge_in_float32_as_well(edge: int) -> None:
+    assert calibration_bins(np.array([edge / 15], np.float32))[0] == edge - 1
+    through_logits = softmax(np.log([[edge / 15, max(1 - edge / 15, 1e-12)]]).astype(np.float32))[:, 0]
+    assert calibration_bins(through_logits)[0] == edge - 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scanvit.evaluation.estimates import Estimator
-from scanvit.evaluation.operating_points import choose_threshold, choose_thresholds, operating_points
+from scanvit.evaluation.operating_points import Rule, choose_threshold, choose_thresholds, operating_points
 from scanvit.evaluation.predictions import Predictions
 
 
@@ -45,6 +45,18 @@ def test_by_hand() -> None:
     assert choose_threshold(positive, scores, rule="sensitivity", target=0.75) == pytest.approx(0.5)  # between 0.4 and 0.6
     assert choose_threshold(positive, scores, rule="specificity", target=0.75) == pytest.approx(0.5)
     assert choose_threshold(positive, scores, rule="specificity", target=1.0) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("rule", ["sensitivity", "specificity"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_neighbouring_numbers_of_float32_keep_the_promise(rule: Rule, steps: int) -> None:
+    """Between them lies no third, and their middle is rounded to one of the two: once to the upper, once to the lower."""
+    low = 1 - steps * np.float32(2**-24)
+    scores = np.repeat(np.array([low - np.float32(2**-24), low], np.float32), 20)
+    positive = np.repeat([False, True], 20)
+    threshold = choose_threshold(positive, scores, rule=rule, target=0.95)
+    assert ((scores >= threshold) == positive).all()
+    assert [float(score) >= threshold for score in scores] == positive.tolist()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", [True, False])

@@ -125,7 +125,6 @@ def test_a_better_network_is_seen_where_intervals_overlap(make_predictions: Call
     assert paired.mcnemar.first_only == 0
     assert paired.mcnemar.p_value < 0.01
     assert all(test is not None and test.difference > 0 and test.p_value < 0.01 for test in paired.delong.values())
-    assert paired.per_class["class-0"]["auroc"].value == pytest.approx(paired.delong["class-0"].difference)  # type: ignore[union-attr]
 
 
 def test_a_network_against_itself(make_predictions: Callable[..., Predictions]) -> None:
@@ -134,7 +133,30 @@ def test_a_network_against_itself(make_predictions: Callable[..., Predictions]) 
     assert paired.differences["accuracy"].value == 0
     assert paired.differences["accuracy"].low is None
     assert paired.delong["class-2"] is None
-    assert paired.per_class["class-2"]["auroc"].value is None
+
+
+def test_one_patient_of_a_class_is_no_evidence(make_predictions: Callable[..., Predictions]) -> None:
+    """Four images of one patient, which the second network loses: whether another patient would be lost, nobody can tell from them."""
+    first = make_predictions([0, 1] * 40 + [2] * 4, strength=3.0, patients=[f"patient-{min(i, 80)}" for i in range(84)])
+    logits = first.logits.copy()
+    logits[first.targets == 2] = [5, 0, 0]
+    paired = compare_paired(first, replace(first, logits=logits), draws=100, seed=0)
+    assert paired.delong["class-2"] is None
+    assert paired.delong["class-0"] is not None
+    for name in ("balanced_accuracy", "macro_auroc", "weighted_f1"):
+        assert paired.differences[name].value is not None
+        assert paired.differences[name].low is None
+        assert "1 patient" in (paired.differences[name].note or "")
+    assert paired.differences["log_loss"].low is not None
+
+
+def test_very_few_patients_of_a_class_are_warned_of(make_predictions: Callable[..., Predictions]) -> None:
+    first, second = (make_predictions([0, 1] * 30 + [2] * 3, strength=1.0, seed=seed) for seed in (0, 1))
+    paired = compare_paired(first, second, draws=100, seed=0)
+    assert paired.delong["class-2"] is not None
+    assert paired.delong["class-2"].patients == 3
+    assert "3 patients of one class" in (paired.differences["macro_auroc"].note or "")
+    assert paired.differences["accuracy"].note is None
 
 
 def test_holms_adjustment() -> None:

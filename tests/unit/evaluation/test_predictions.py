@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 from scipy.special import softmax as reference_softmax
 
 from scanvit.core.errors import CheckpointError, DataError, RunError
@@ -31,6 +32,25 @@ def test_every_image_once_in_the_order_of_the_pack(make_run: Callable, monkeypat
     assert steps == [(min(4 * (i + 1), 31), 31) for i in range(8)]
     assert predictions.logits == pytest.approx(np.stack(one_by_one), abs=1e-3)
     assert predictions.logits.std(axis=0).min() > 1e-2  # else the order would not be seen
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_log_odds_tell_apart_what_probabilities_no_longer_do(make_predictions: Callable[..., Predictions], classes: int) -> None:
+    table = replace(make_predictions([0] * 40, classes=classes, strength=60.0, seed=1), temperature=0.5)
+    values = table.logits.astype(np.float64) / 0.5
+    for k in range(classes):
+        expected = values[:, k] - logsumexp(np.delete(values, k, axis=1), axis=1) if classes > 1 else np.full(40, np.inf)
+        assert table.log_odds[:, k] == pytest.approx(expected, abs=1e-8)
+    if classes == 2:
+        assert (table.probs[:, 0] == 1).all()
+        assert (table.log_odds[:, 0] == -table.log_odds[:, 1]).all()
+
+
+def test_equal_probabilities_are_equal_log_odds(make_predictions: Callable[..., Predictions]) -> None:
+    """A third, whatever the other two thirds are made of."""
+    rows = np.array([[1 / 3, 0.3, 1 - 1 / 3 - 0.3], [1 / 3, 0.1, 1 - 1 / 3 - 0.1], [1 / 3, 1 / 3, 1 / 3]])
+    table = replace(make_predictions([0, 1, 2]), logits=np.log(rows))
+    assert len(set(table.log_odds[:, 0].tolist())) == 1
 
 
 def test_an_empty_split_names_the_others(make_run: Callable) -> None:

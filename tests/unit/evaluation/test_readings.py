@@ -15,7 +15,7 @@ from scanvit.evaluation.scoring import Detail
 
 def test_readings_are_found_by_image_whatever_their_order(make_predictions: Callable[..., Predictions], tmp_path: Path) -> None:
     file = tmp_path / "readings.csv"
-    file.write_text("reader,image_id,reading\nanna,image-4,class-2\nanna,image-0,class-1\nanna,elsewhere,class-0\n", encoding="utf-8-sig")
+    file.write_text("reader,image_id,reading\nanna,image-4,class-2\nanna,image-0,class-1\nanna,elsewhere,a-class-of-theirs\n", encoding="utf-8-sig")
     readings = read_readings(file, make_predictions([0, 1, 2] * 2))
     assert (readings.rows, readings.classes.tolist()) == ([0, 4], [1, 2])
 

@@ -51,6 +51,16 @@ def test_a_class_of_one_patient_has_no_interval_of_its_own(make_predictions: Cal
     assert rare["auroc"].low is None
     assert rare["specificity"].low is not None  # the other 40 patients stand behind it
     assert scores.overall["accuracy"].low is not None
+    for name in ("balanced_accuracy", "macro_auroc", "macro_f1", "weighted_recall", "weighted_average_precision"):
+        assert scores.overall[name].low is None, name
+        assert "1 patient" in (scores.overall[name].note or "")
+
+
+def test_a_mean_over_classes_of_which_one_has_few_patients_says_so(make_predictions: Callable[..., Predictions]) -> None:
+    overall = scored(make_predictions([0, 1] * 20 + [2] * 4, strength=1.0)).overall
+    assert overall["macro_auroc"].low is not None
+    assert "4 patients of one class" in (overall["macro_auroc"].note or "")
+    assert overall["log_loss"].note is None
 
 
 def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Predictions]) -> None:
@@ -71,6 +81,17 @@ def test_a_figure_without_spread_claims_no_interval(make_predictions: Callable[.
     assert f"{1 - 0.05 ** (1 / 30):.1%}" in (accuracy.note or "")  # 9.5 %: Clopper and Pearson's bound for 0 of 30
     assert "9.5%" in (accuracy.note or "")
     assert "of exceptions" not in (scores.overall["macro_auroc"].note or "")
+
+
+def test_a_saturated_network_is_ranked_all_the_same(make_predictions: Callable[..., Predictions]) -> None:
+    """The areas of two classes are the same area, seen from both ends: also where probabilities of float32 are 1 for all and 1e-12 for all."""
+    table = make_predictions([0, 1] * 100, classes=2, strength=1.0)
+    figures = {}
+    for name, logits in (("plain", table.logits), ("steep", table.logits.astype(np.float64) * 30)):
+        per_class = scored(replace(table, logits=logits), draws=0).per_class
+        figures[name] = [per_class[f"class-{k}"].figures["auroc"].value for k in (0, 1)]
+    assert figures["steep"][0] == pytest.approx(figures["steep"][1], abs=1e-12)
+    assert figures["steep"] == pytest.approx(figures["plain"])
 
 
 def test_no_draws_no_intervals(make_predictions: Callable[..., Predictions]) -> None:

@@ -41,6 +41,29 @@ def test_only_classes_that_both_hold_are_compared(make_predictions: Callable[...
     assert shift.outliers is None
 
 
+def test_a_class_of_one_patient_is_not_said_to_have_moved(make_predictions: Callable[..., Predictions]) -> None:
+    own = make_predictions([0, 1, 2] * 40, strength=3.0)
+    here = make_predictions([0, 1] * 60 + [2] * 4, strength=3.0, seed=1, patients=[f"patient-{min(i, 120)}" for i in range(124)])
+    logits = here.logits.copy()
+    logits[here.targets == 2] = [0, 5, 0]
+    shift = measure_shift(own, replace(here, logits=logits), draws=100, seed=0)
+    moved = shift.classes[2].recall
+    assert moved.difference.value is not None
+    assert (moved.here.low, moved.difference.low) == (None, None)
+    assert "1 patient" in (moved.here.note or "")
+    assert "1 patient" in (moved.difference.note or "")
+    assert shift.figures["balanced_accuracy"].difference.low is None
+    assert "1 patient" not in (shift.classes[2].specificity.difference.note or "")
+    assert "without an interval" in next(sentence for sentence in shift.sentences if "moves most" in sentence)
+
+
+def test_where_its_own_test_has_none_of_the_classes_nothing_is_compared(make_predictions: Callable[..., Predictions]) -> None:
+    shift = measure_shift(make_predictions([0, 1] * 20), make_predictions([2] * 20, seed=1), draws=20, seed=0)
+    assert shift.own_images == 0
+    assert shift.figures["accuracy"].difference.value is None
+    assert shift.figures["accuracy"].here.value is not None
+
+
 def test_overconfidence_is_seen_and_a_new_temperature_mends_it(make_predictions: Callable[..., Predictions]) -> None:
     own = make_predictions([0, 1, 2] * 100, strength=1.0)
     own = replace(own, outlier_scores=np.full(300, 0.5))

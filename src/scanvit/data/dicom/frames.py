@@ -64,8 +64,15 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def dicom_frames(data: bytes, *, max_pixels: int) -> Iterator[np.ndarray]:
+def count_dicom_frames(data: bytes) -> int:
+    """By the header; no pixel is decoded. Raises ImageError."""
+    with _own_errors():
+        return _whole(_read(data, ["NumberOfFrames"], pixels=False), "NumberOfFrames", default=1)
+
+
+def dicom_frames(data: bytes, *, max_pixels: int, only: int | None = None) -> Iterator[np.ndarray]:
     """The frames of a DICOM file, one after the other: gray as float32 (H, W) or colour as uint8 (H, W, 3), both in 0..255.
+    ``only``: the one frame that is decoded, from 0.
 
     Gray goes through rescale slope and intercept or the modality table, then the first VOI table or window (a frame's own before the
     shared one), and is inverted for MONOCHROME1 (``gray_table``). Where there is neither, 8 bits are shown as they are, and more from the
@@ -75,7 +82,7 @@ def dicom_frames(data: bytes, *, max_pixels: int) -> Iterator[np.ndarray]:
     with _own_errors():
         header = _read(data, _HEADER, pixels=False)
         layout = _layout(header, max_pixels)
-        yield from _decode(data, header, layout)
+        yield from _decode(data, header, layout, range(layout.frames) if only is None else range(only, only + 1))
 
 
 def dicom_patient(data: bytes) -> tuple[str, str] | None:
@@ -182,7 +189,7 @@ def _layout(header: Any, max_pixels: int) -> _Layout:
     return _Layout(**size, photometric=photometric, lowest=lowest, highest=lowest + (1 << stored) - 1, syntax=syntax)
 
 
-def _decode(data: bytes, header: Any, layout: _Layout) -> Iterator[np.ndarray]:
+def _decode(data: bytes, header: Any, layout: _Layout, wanted: range) -> Iterator[np.ndarray]:
     from pydicom.pixels.decoders.base import get_decoder
 
     decoder = get_decoder(layout.syntax)
@@ -195,7 +202,9 @@ def _decode(data: bytes, header: Any, layout: _Layout) -> Iterator[np.ndarray]:
     if compressed:
         _check_codestreams(file, layout)
     done = 0
-    for index, (pixels, properties) in zip(range(layout.frames), decoder.iter_array(file, raw=layout.photometric == "PALETTE COLOR"), strict=False):
+    indices = None if len(wanted) == layout.frames else list(wanted)  # in turn, damage behind the named frames is not looked at
+    decoded = decoder.iter_array(file, indices=indices, raw=layout.photometric == "PALETTE COLOR")
+    for index, (pixels, properties) in zip(wanted, decoded, strict=False):
         if pixels.shape[:2] != (layout.rows, layout.columns) or pixels.dtype.kind not in "iu":
             raise ImageError(f"Frame {index + 1} is not of the size that the header says.", hint=_HINT)
         if layout.photometric in _GRAY:
@@ -204,7 +213,7 @@ def _decode(data: bytes, header: Any, layout: _Layout) -> Iterator[np.ndarray]:
             colours = _palette(header, layout, pixels) if layout.photometric == "PALETTE COLOR" else pixels
             yield _to_8_bits(colours, top=_colour_top(header, layout, properties))
         done += 1
-    if done < layout.frames:
+    if done < len(wanted):
         raise ImageError(f"The DICOM file holds {done} of the {layout.frames} frames that it names.", hint=_HINT)
 
 

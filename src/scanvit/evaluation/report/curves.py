@@ -47,7 +47,7 @@ def roc_curves(predictions: Predictions, scores: Scores) -> list[Curve]:
         if positive.all() or not positive.any():
             curves.append(Curve(name=name, path=None))
             continue
-        false_alarms, found, thresholds = roc_curve(positive, predictions.probs[:, k])
+        false_alarms, found, thresholds = roc_curve(positive, predictions.log_odds[:, k])
         points = np.stack([100 * false_alarms, 100 - 100 * found], axis=1)
         said = [
             f"called from {_said(t)} on: sensitivity {100 * y:.1f} %, specificity {100 - 100 * x:.1f} %"
@@ -71,7 +71,7 @@ def precision_recall_curves(predictions: Predictions, scores: Scores) -> list[Cu
         if positive.all() or not positive.any():
             curves.append(Curve(name=name, path=None))
             continue
-        precision, recall, thresholds = precision_recall_curve(positive, predictions.probs[:, k])
+        precision, recall, thresholds = precision_recall_curve(positive, predictions.log_odds[:, k])
         points = np.stack([100 * recall, 100 - 100 * precision], axis=1)[::-1]
         said = [
             f"called from {_said(t)} on: sensitivity {100 * x:.1f} %, precision {100 * y:.1f} %"
@@ -123,5 +123,7 @@ def _marks(points: npt.NDArray[np.floating], said: Sequence[str]) -> list[Mark]:
     return [(round(float(points[i, 0]), 1), round(float(points[i, 1]), 1), said[i]) for i in chosen]
 
 
-def _said(threshold: float) -> str:
-    return f"{100 * threshold:.1f} %" if np.isfinite(threshold) else "above the highest probability"
+def _said(log_odds: float) -> str:
+    from scipy.special import expit
+
+    return f"{100 * expit(log_odds):.1f} %" if np.isfinite(log_odds) else "above the highest probability"
