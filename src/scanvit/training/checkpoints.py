@@ -169,7 +169,11 @@ def check_intact(path: Path) -> None:
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the last one, or the one before where the last is damaged. None where there is none."""
+    """The checkpoint to resume from: the last one, or the one before where the last is damaged. None where there is none.
+
+    Raises CheckpointError where every one is damaged: starting over, and over the best epoch's weights, must be somebody's decision.
+    """
+    damaged = False
     for name in ("last.ckpt", "previous.ckpt"):
         path = folder / name
         if path.is_file():
@@ -178,4 +182,10 @@ def newest_intact(folder: Path) -> Path | None:
                 return path
             except CheckpointError as error:
                 log.warning("%s", error.message)
+                damaged = True
+    if damaged:
+        raise CheckpointError(
+            f"Every checkpoint of the run in {folder} is damaged.",
+            hint="Bring a copy of last.ckpt back, or go on from the best epoch: copy best.ckpt, if it is whole, to last.ckpt. Else choose another --run-dir.",
+        )
     return None

@@ -48,7 +48,8 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     run still sees each image once an epoch, but its batches, and with them its weights, are others. A ``host`` that has started the
     processes itself says how they are tied together and hears of every checkpoint.
 
-    Raises EmptyClassError for a pack that cannot be trained on, PreemptedError after SIGTERM, KeyboardInterrupt after one from the
+    Raises EmptyClassError for a pack that cannot be trained on, CheckpointError where all checkpoints are damaged or the best weights are gone,
+    DivergedError for a val_loss that was never a number, PreemptedError after SIGTERM, KeyboardInterrupt after one from the
     keyboard (both with a checkpoint), NoSpaceError where one cannot be written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
@@ -72,14 +73,15 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         try:
             with _sampled(experiment, events, trainer):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+            recorder.refuse_without_best()
+            if events:
+                calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
         except BaseException as error:
             _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             hastily = isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)  # Lightning would end the program with exit code 1
             if hastily or (isinstance(error, PreemptedError) and recorder.interrupted):
                 raise KeyboardInterrupt from None
             raise
-        if events:
-            calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
         _write_end(events, trainer, status="finished")
     shipper = shipping.shipper() if shipping else None
     return FitResult(

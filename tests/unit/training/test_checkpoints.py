@@ -56,10 +56,13 @@ def test_a_flipped_bit_in_the_weights_is_noticed(folder: Path, caplog: pytest.Lo
     assert "last.ckpt is damaged" in caplog.text
 
 
-def test_without_an_intact_checkpoint_there_is_none(tmp_path: Path) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
+def test_without_a_checkpoint_there_is_none_and_a_damaged_one_is_not_none(tmp_path: Path) -> None:
     assert newest_intact(tmp_path) is None
     assert newest_intact(tmp_path / "missing") is None
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / name).write_bytes(b"not a checkpoint")
+        with pytest.raises(CheckpointError, match="Every checkpoint of the run in"):
+            newest_intact(tmp_path)
 
 
 def test_written_beside_the_training_a_checkpoint_is_the_same_file(tmp_path: Path) -> None:
