@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from ..core.config import Experiment
+from ..core.config import Experiment, TrackingConfig
 from ..core.errors import PackMismatchError, RunError, RunExistsError, RunMissingError
 from ..core.events import read_events
 from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
@@ -21,7 +21,10 @@ from ..storage.workplace import is_at
 SETTINGS = "experiment.yaml"
 _BESIDE = {".lock", ".tracking.lock", "tracking.json"}
 """What may lie in a folder before its run begins."""
-_MAY_DIFFER = {"data.pack"}  # the same pack in another place
+_PLACE = frozenset({"data.pack"})  # the same pack in another place
+_HOW = ("devices", "num_nodes", "threads", "timeout_s", "checkpoint_every_s", "log_every_n_steps", "eval_batch_size")
+_MAY_CHANGE = _PLACE | {f"trainer.{key}" for key in _HOW} | {f"tracking.{field.name}" for field in fields(TrackingConfig)}
+"""What a run may go on with otherwise than it began: where and how it is computed and watched, never what is computed (docs/reliability.md)."""
 
 
 def bind(experiment: Experiment, pack: Pack) -> Experiment:
@@ -36,14 +39,17 @@ def bind(experiment: Experiment, pack: Pack) -> Experiment:
 
 
 def open_run(run_dir: Path, experiment: Experiment) -> bool:
-    """Make the run folder, or take up an unfinished run with the same settings: whether it continues one.
+    """Make the run folder, or take up an unfinished run with the same recipe: whether it continues one. What may change on the way (other
+    processes, other tracking) is written down anew.
 
     Raises RunExistsError for a finished run, for one with other settings, and for a folder with anything else in it.
     """
     if (run_dir / SETTINGS).is_file():
-        refuse_other_settings(run_dir, experiment)
+        refuse_other_settings(run_dir, experiment, may_differ=_MAY_CHANGE)
         if is_finished(run_dir):
             raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
+        if load_run(run_dir) != experiment:
+            write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
         return True
     if run_dir.is_dir() and any(path.name not in _BESIDE for path in run_dir.iterdir()):
         raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
@@ -110,11 +116,11 @@ def _take(descriptor: int, *, tries: int) -> bool:
     return False
 
 
-def refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:
+def refuse_other_settings(run_dir: Path, experiment: Experiment, *, may_differ: Collection[str] = _PLACE) -> None:
     """Raises RunExistsError where the folder was made with other settings; the pack may have moved."""
     old, new = flatten(experiment_to_dict(load_run(run_dir))), flatten(experiment_to_dict(experiment))
     for key in new:
-        if key not in _MAY_DIFFER and old.get(key) != new[key]:
+        if key not in may_differ and old.get(key) != new[key]:
             raise RunExistsError(
                 f"{run_dir} holds a run with {key} = {old.get(key)}, not {new[key]}.",
                 hint=f"Choose another --run-dir, or continue that run unchanged: scanvit train --resume {run_dir}",

@@ -1,4 +1,4 @@
-"""The lock of a run folder, and what is told when somebody takes the folder away."""
+"""A run folder: its lock, with which settings its run may go on, and what is told when somebody takes the folder away."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scanvit.core.errors import RunMissingError
-from scanvit.training.run_folder import locked
+from scanvit.core.errors import RunExistsError, RunMissingError
+from scanvit.core.loading import load_experiment
+from scanvit.training.run_folder import load_run, locked, open_run, refuse_other_settings
 
 
 def _take_away(run: Path, *, then: type[BaseException], is_made_again: bool = False) -> None:
@@ -34,3 +35,19 @@ def test_an_interrupt_stays_one(tmp_path: Path) -> None:
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), locked(tmp_path / "run"):
         (tmp_path / "run" / "events.jsonl").open("rb")
+
+
+def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recipe(tmp_path: Path) -> None:
+    began = load_experiment("tiny", ["trainer.devices=2"])
+    assert not open_run(tmp_path, began)
+    elsewhere = ("data.pack=/elsewhere", "trainer.devices=1", "trainer.num_nodes=2", "trainer.threads=1", "trainer.timeout_s=9", "trainer.checkpoint_every_s=1")
+    watched = ("trainer.log_every_n_steps=1", "trainer.eval_batch_size=3", "tracking.mlflow=false", "tracking.experiment_name=x", "tracking.drain_timeout_s=1")
+    changed = load_experiment("tiny", [*elsewhere, *watched])
+    assert open_run(tmp_path, changed)
+    assert load_run(tmp_path) == changed, "--resume, too, goes on so"
+    for recipe in ("optimizer.lr=0.5", "trainer.per_device_batch_size=7", "trainer.precision=32-true", "trainer.max_epochs=9", "seed=1"):
+        with pytest.raises(RunExistsError, match=recipe.partition("=")[0]):
+            open_run(tmp_path, load_experiment("tiny", [recipe]))
+    assert load_run(tmp_path) == changed
+    with pytest.raises(RunExistsError, match=r"trainer\.eval_batch_size = 3, not auto"):  # a search goes on as it began
+        refuse_other_settings(tmp_path, began)
