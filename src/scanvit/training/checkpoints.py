@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.config import Precision
 from ..core.errors import CheckpointError
-from ..storage.atomic import storage_errors, sync_folder, write_bytes
+from ..model.registered import FILE_NAME
+from ..storage.atomic import remove_leftovers, storage_errors, sync_folder, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +78,12 @@ class Writer:
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to disk: whole or not at all, and beside the training, which waits for the copy in memory alone."""
 
-    def __init__(self, writer: Writer | None = None) -> None:
+    def __init__(self, writer: Writer) -> None:
         super().__init__()
         self.writer = writer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises NoSpaceError or StorageError, with a writer later than here; the checkpoint that was there stays."""
-        if self.writer is None:
-            write_checkpoint(checkpoint, Path(path))
-            return
+        """Raises NoSpaceError or StorageError, of the one before; the checkpoint that was there stays."""
         self.writer.wait()  # one copy at a time
         values, arrived = on_host(checkpoint)
         self.writer.do(write_checkpoint, values, Path(path), arrived=arrived)
@@ -155,6 +153,13 @@ def replace_by_link(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         write_bytes(temporary, source.read_bytes())
     os.replace(temporary, target)
+
+
+def remove_broken_writes(run_dir: Path) -> None:
+    """Delete the halves of checkpoints that killed processes left, each as large as a whole one. Only for who alone writes the run."""
+    for name in ("next.ckpt", "last.ckpt", "previous.ckpt", "best.ckpt"):
+        remove_leftovers(run_dir / "checkpoints" / name)
+    remove_leftovers(run_dir / FILE_NAME)
 
 
 def check_intact(path: Path) -> None:

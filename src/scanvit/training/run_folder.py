@@ -15,7 +15,7 @@ from ..core.errors import PackMismatchError, RunError, RunExistsError, RunMissin
 from ..core.events import read_events
 from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
 from ..data.pack import Pack
-from ..storage.atomic import storage_errors, write_text
+from ..storage.atomic import remove_leftovers, storage_errors, write_text
 from ..storage.workplace import is_at
 
 SETTINGS = "experiment.yaml"
@@ -51,6 +51,7 @@ def open_run(run_dir: Path, experiment: Experiment) -> bool:
         if load_run(run_dir) != experiment:
             write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
         return True
+    remove_leftovers(run_dir / SETTINGS)  # of a start that was killed
     if run_dir.is_dir() and any(path.name not in _BESIDE for path in run_dir.iterdir()):
         raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
     write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
@@ -80,7 +81,7 @@ def locked(run_dir: Path) -> Iterator[int]:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        if not _take(descriptor, tries=3):  # someone may be looking whether it is free
+        if not _take(descriptor, fcntl.LOCK_EX, tries=3):  # someone may be looking whether it is free
             raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.")
         try:
             yield descriptor
@@ -96,19 +97,19 @@ def locked(run_dir: Path) -> Iterator[int]:
 def is_being_trained(run_dir: Path) -> bool:
     """Whether a process on this machine holds the run folder."""
     try:
-        descriptor = os.open(run_dir / ".lock", os.O_RDWR)
+        descriptor = os.open(run_dir / ".lock", os.O_RDONLY)  # who looks may have no right to write
     except OSError:
         return False
     try:
-        return not _take(descriptor, tries=1)
+        return not _take(descriptor, fcntl.LOCK_SH, tries=1)
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, *, tries: int) -> bool:
+def _take(descriptor: int, kind: int, *, tries: int) -> bool:
     for left in reversed(range(tries)):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except OSError:
             if left:

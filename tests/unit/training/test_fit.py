@@ -14,15 +14,18 @@ from scanvit.core.config import Experiment
 from scanvit.core.errors import CheckpointError, ConfigError, DivergedError, PackMismatchError
 from scanvit.core.events import read_events
 from scanvit.core.loading import load_experiment
+from scanvit.core.runtime import World
 from scanvit.data.pack import Pack
-from scanvit.training.fit import fit
+from scanvit.training.fit import _build_trainer, _train_counts, fit
 from scanvit.training.module import ClassificationModule
+from scanvit.training.progress import Progress
+from scanvit.training.recorder import RunRecorder
 from scanvit.training.run_folder import bind
 from scanvit.training.world import Council
 
 SETTINGS = (
     *("model.stem_widths=[8,8]", "model.depth=1", "model.dim=8", "model.dim_head=8", "trainer.max_epochs=1", "trainer.per_device_batch_size=16"),
-    *("trainer.accelerator=cpu", "trainer.threads=1", "tracking.mlflow=false"),
+    *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.precision=32-true", "tracking.mlflow=false"),
 )
 
 
@@ -142,3 +145,31 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(experiment
     assert "copy best.ckpt" in str(caught.value.hint)
     shutil.copy(tmp_path / "checkpoints" / "best.ckpt", tmp_path / "checkpoints" / "last.ckpt")
     assert fit(of_epochs(experiment, 2), pack, tmp_path).best_epoch >= 1
+
+
+def test_a_launcher_of_one_process_a_machine_needs_to_say_nothing_of_the_machine(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "", "LOCAL_WORLD_SIZE": ""}.items():
+        monkeypatch.setenv(name, value)
+        if not value:
+            monkeypatch.delenv(name)
+    trainer = _build_trainer(experiment, RunRecorder(tmp_path, events=None, progress=Progress(show=False), audit=[]), tmp_path, None)
+    assert (trainer.global_rank, trainer.local_rank, trainer.world_size, trainer.num_nodes) == (1, 0, 2, 2)
+
+
+def test_more_processes_than_images_to_validate_on_are_told(pack: Pack) -> None:
+    images = len(pack.targets("val"))
+    assert len(_train_counts(pack, World(world_size=images))) == len(pack.class_names)
+    with pytest.raises(ConfigError, match=f"has {images} images in val for {images + 1} processes") as caught:
+        _train_counts(pack, World(world_size=images + 1))
+    assert f"at most {images} processes" in str(caught.value.hint)
+
+
+def test_what_killed_processes_left_half_written_is_removed(experiment: Experiment, pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    names = [f"checkpoints/.{name}.ckpt.a1b2.tmp" for name in ("next", "best", "last", "previous")]
+    for name in (*names, ".checkpoint.pth.a1b2.tmp"):
+        (tmp_path / name).write_bytes(bytes(100))
+    fit(experiment, pack, tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))

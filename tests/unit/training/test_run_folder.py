@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scanvit.core.errors import RunExistsError, RunMissingError
 from scanvit.core.loading import load_experiment
-from scanvit.training.run_folder import load_run, locked, open_run, refuse_other_settings
+from scanvit.training.run_folder import SETTINGS, is_being_trained, load_run, locked, open_run, refuse_other_settings
 
 
 def _take_away(run: Path, *, then: type[BaseException], is_made_again: bool = False) -> None:
@@ -51,3 +54,26 @@ def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recip
     assert load_run(tmp_path) == changed
     with pytest.raises(RunExistsError, match=r"trainer\.eval_batch_size = 3, not auto"):  # a search goes on as it began
         refuse_other_settings(tmp_path, began)
+
+
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
+    leftover = tmp_path / f".{SETTINGS}.x1y2.tmp"
+    leftover.write_text("name: ti")
+    assert not open_run(tmp_path, load_experiment("tiny"))
+    assert not leftover.exists()
+
+
+def test_who_may_only_read_sees_whether_a_run_is_trained_and_disturbs_nobody_who_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def read_only(path: Any, flags: int, *more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError("a read-only file system")
+        return opened(path, flags, *more)
+
+    with locked(tmp_path):
+        monkeypatch.setattr(os, "open", read_only)
+        assert is_being_trained(tmp_path)
+    with (tmp_path / ".lock").open() as another:
+        fcntl.flock(another, fcntl.LOCK_SH)
+        assert not is_being_trained(tmp_path)
