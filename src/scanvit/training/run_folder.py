@@ -48,7 +48,9 @@ def open_run(run_dir: Path, experiment: Experiment) -> bool:
         refuse_other_settings(run_dir, experiment, may_differ=_MAY_CHANGE)
         if is_finished(run_dir):
             raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
-        if load_run(run_dir) != experiment:
+        recorded = load_run(run_dir)
+        experiment = replace(experiment, data=recorded.data)  # a pack in another place has yet to be verified
+        if experiment != recorded:
             write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
         return True
     remove_leftovers(run_dir / SETTINGS)  # of a start that was killed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ def test_other_errors_pass(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recipe(tmp_path: Path) -> None:
     began = load_experiment("tiny", ["trainer.devices=2"])
     assert not open_run(tmp_path, began)
-    elsewhere = ("data.pack=/elsewhere", "trainer.devices=1", "trainer.num_nodes=2", "trainer.threads=1", "trainer.timeout_s=9", "trainer.checkpoint_every_s=1")
+    elsewhere = ("trainer.devices=1", "trainer.num_nodes=2", "trainer.threads=1", "trainer.timeout_s=9", "trainer.checkpoint_every_s=1")
     watched = ("trainer.log_every_n_steps=1", "trainer.eval_batch_size=3", "tracking.mlflow=false", "tracking.experiment_name=x", "tracking.drain_timeout_s=1")
     changed = load_experiment("tiny", [*elsewhere, *watched])
     assert open_run(tmp_path, changed)
     assert load_run(tmp_path) == changed, "--resume, too, goes on so"
+    assert open_run(tmp_path, replace(changed, data=replace(changed.data, pack="/elsewhere")))
+    assert load_run(tmp_path) == changed, "a pack that nobody has looked at is not the run's"
     for recipe in ("optimizer.lr=0.5", "trainer.per_device_batch_size=7", "trainer.precision=32-true", "trainer.max_epochs=9", "seed=1"):
         with pytest.raises(RunExistsError, match=recipe.partition("=")[0]):
             open_run(tmp_path, load_experiment("tiny", [recipe]))
