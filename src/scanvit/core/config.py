@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 Precision = Literal["32-true", "bf16-mixed"]
-_FORBID = ConfigDict(extra="forbid", validate_default=True)
+_FORBID = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+_DAY_S = 86_400.0
+Count = Annotated[int, Field(strict=True, ge=1, le=4096)]
+"""Of processes or threads. Strict: true is no 1."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -62,7 +67,7 @@ class OptimizerConfig:
     """The global batch size at which lr holds as it is written."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Applied to matrices and kernels only: never to biases, norms, position embeddings or the [CLS] token."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -81,6 +86,13 @@ class LossConfig:
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
     """balanced: 1 / frequency; sqrt: its square root. Scaled to a mean of 1 over the training images."""
+
+
+def _can_be_drawn(alpha: float) -> float:
+    """For a smaller alpha, both gamma draws underflow in float32, and images are mixed half and half instead of hardly at all."""
+    if alpha and not 0.01 <= alpha <= 1000:
+        raise PydanticCustomError("mixup", "input should be 0 (off), or 0.01 to 1000: others cannot be drawn in float32")
+    return alpha
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -108,8 +120,8 @@ class AugmentConfig:
     """Largest standard deviation of Gaussian noise, as a share of the full pixel range."""
     erase: float = Field(default=0.0, ge=0, le=1)
     """Probability of blanking a rectangle of 2 to 20 % of the area."""
-    mixup: float = Field(default=0.0, ge=0)
-    """alpha of mixup's Beta distribution (Zhang et al. 2018); 0: off."""
+    mixup: Annotated[float, AfterValidator(_can_be_drawn)] = 0.0
+    """alpha of mixup's Beta distribution (Zhang et al. 2018), 0.01 to 1000; 0: off."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -138,18 +150,18 @@ class TrainerConfig:
     max_epochs: int = Field(default=12, ge=1)
     per_device_batch_size: int = Field(default=32, ge=1)
     """Images a process and optimizer step; times the number of processes it is the global batch size."""
-    eval_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    eval_batch_size: Annotated[int, Field(strict=True, ge=1)] | Literal["auto"] = "auto"
     """Images at a time in validation. auto: 2^18 pixels on a CPU and 2^22 on a GPU, at 64 px 64 and 1,024 images."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | Literal["auto"] = "auto"
+    devices: Count | Literal["auto"] = "auto"
     """Processes a node. auto: every GPU, or one process on a CPU."""
     num_nodes: int = Field(default=1, ge=1)
     """Machines; start the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set (docs/reliability.md)."""
     sync_batchnorm: bool = False
     """Batch statistics over the images of all processes instead of each its own."""
-    timeout_s: float = Field(default=120.0, ge=1)
+    timeout_s: float = Field(default=120.0, ge=1, le=7 * _DAY_S)
     """How long a process waits for the others before it takes one for lost."""
-    threads: int | Literal["auto"] = "auto"
+    threads: Count | Literal["auto"] = "auto"
     """CPU threads a process. auto: the cores, shared among the processes of a node. A small network is as fast with 1, and undisturbed by others."""
     precision: Precision | Literal["auto"] = "auto"
     """auto: bf16-mixed on a GPU and on a CPU with instructions for bf16 (AVX-512 BF16 or AMX), 32-true on any other; decided when a run begins, so
@@ -173,10 +185,10 @@ class TrainerConfig:
 class TrackingConfig:
     mlflow: bool = True
     """Copy events.jsonl to MLflow: MLFLOW_TRACKING_URI, or a SQLite file beside the run folder."""
-    experiment_name: str = "scanvit"
-    drain_timeout_s: float = Field(default=30.0, ge=0)
+    experiment_name: str = Field(default="scanvit", pattern=r"\S")
+    drain_timeout_s: float = Field(default=30.0, ge=0, le=_DAY_S)
     """How long the end of a run waits for the tracking server before leaving the rest to ``scanvit track sync``."""
-    system_metrics_every_s: float = Field(default=10.0, ge=0)
+    system_metrics_every_s: float = Field(default=10.0, ge=0, le=_DAY_S)
     """Between samples of CPU, memory and GPU use; 0: off."""
 
 

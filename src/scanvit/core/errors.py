@@ -22,7 +22,8 @@
     │   ├── RunExistsError       42
     │   ├── ProcessLostError     43   a process of the run was killed or crashed
     │   ├── StalledError         44   a process of the run did not take part for trainer.timeout_s
-    │   └── TrialsFailedError    45   no trial of a search came to a figure
+    │   ├── TrialsFailedError    45   no trial of a search came to a figure
+    │   └── DivergedError        46   val_loss was a number in no epoch
     ├── CheckpointError         50
     │   └── ExportError          51   a file that would answer otherwise than the network
     ├── RequestError            52   a request to `scanvit serve` that is not answered
@@ -157,6 +158,10 @@ class StalledError(RunError):
 
 class TrialsFailedError(RunError):
     exit_code = 45
+
+
+class DivergedError(RunError):
+    exit_code = 46
 
 
 class CheckpointError(ScanvitError):

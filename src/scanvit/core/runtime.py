@@ -40,10 +40,16 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Of ``torchrun`` and its like: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE."""
-        world_size = int(os.environ.get("WORLD_SIZE", 1))
-        rank, local_rank = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
-        return cls(rank=rank, local_rank=local_rank, world_size=world_size, local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+        """Of ``torchrun`` and its like: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE. Without a launcher: one process, whatever single variable is set.
+
+        A launcher that says nothing of the machine, such as Kubeflow's PyTorchJob, starts one process on each.
+        """
+        if not cls.is_launched():
+            return cls()
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = os.environ.get("LOCAL_RANK")
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1 if local_rank is None else world_size))
+        return cls(rank=rank, local_rank=int(local_rank or 0), world_size=world_size, local_world_size=here)
 
     @classmethod
     def is_launched(cls) -> bool:

@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.config import Precision
 from ..core.errors import CheckpointError
-from ..storage.atomic import storage_errors, sync_folder, write_bytes
+from ..model.registered import FILE_NAME
+from ..storage.atomic import remove_leftovers, storage_errors, sync_folder, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +78,12 @@ class Writer:
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to disk: whole or not at all, and beside the training, which waits for the copy in memory alone."""
 
-    def __init__(self, writer: Writer | None = None) -> None:
+    def __init__(self, writer: Writer) -> None:
         super().__init__()
         self.writer = writer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises NoSpaceError or StorageError, with a writer later than here; the checkpoint that was there stays."""
-        if self.writer is None:
-            write_checkpoint(checkpoint, Path(path))
-            return
+        """Raises NoSpaceError or StorageError, of the one before; the checkpoint that was there stays."""
         self.writer.wait()  # one copy at a time
         values, arrived = on_host(checkpoint)
         self.writer.do(write_checkpoint, values, Path(path), arrived=arrived)
@@ -157,6 +155,13 @@ def replace_by_link(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
+def remove_broken_writes(run_dir: Path) -> None:
+    """Delete the halves of checkpoints that killed processes left, each as large as a whole one. Only for who alone writes the run."""
+    for name in ("next.ckpt", "last.ckpt", "previous.ckpt", "best.ckpt"):
+        remove_leftovers(run_dir / "checkpoints" / name)
+    remove_leftovers(run_dir / FILE_NAME)
+
+
 def check_intact(path: Path) -> None:
     """Read every record of a checkpoint against its checksum. Raises CheckpointError for a truncated or altered file."""
     try:
@@ -169,7 +174,11 @@ def check_intact(path: Path) -> None:
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the last one, or the one before where the last is damaged. None where there is none."""
+    """The checkpoint to resume from: the last one, or the one before where the last is damaged. None where there is none.
+
+    Raises CheckpointError where every one is damaged: starting over, and over the best epoch's weights, must be somebody's decision.
+    """
+    damaged = False
     for name in ("last.ckpt", "previous.ckpt"):
         path = folder / name
         if path.is_file():
@@ -178,4 +187,10 @@ def newest_intact(folder: Path) -> Path | None:
                 return path
             except CheckpointError as error:
                 log.warning("%s", error.message)
+                damaged = True
+    if damaged:
+        raise CheckpointError(
+            f"Every checkpoint of the run in {folder} is damaged.",
+            hint="Bring a copy of last.ckpt back, or go on from the best epoch: copy best.ckpt, if it is whole, to last.ckpt. Else choose another --run-dir.",
+        )
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +18,14 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ..core.config import Experiment, Precision
-from ..core.errors import EmptyClassError, PreemptedError
+from ..core.errors import ConfigError, EmptyClassError, PreemptedError
 from ..core.events import EventLog
 from ..core.runtime import World, available_devices, bind_to_cores, derive_seed, has_bf16, keep_freed_memory, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor, has_room
 from ..data.pack import Pack
 from ..evaluation.calibrate import calibrate_checkpoint
 from ..evaluation.inference import batch_size
-from .checkpoints import AtomicCheckpointIO, newest_intact, saved_precision
+from .checkpoints import AtomicCheckpointIO, newest_intact, remove_broken_writes, saved_precision
 from .description import open_events
 from .host import Host
 from .module import ClassificationModule
@@ -48,15 +49,18 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     run still sees each image once an epoch, but its batches, and with them its weights, are others. A ``host`` that has started the
     processes itself says how they are tied together and hears of every checkpoint.
 
-    Raises EmptyClassError for a pack that cannot be trained on, PreemptedError after SIGTERM, KeyboardInterrupt after one from the
+    Raises EmptyClassError for a pack that cannot be trained on, CheckpointError where all checkpoints are damaged or the best weights are gone,
+    DivergedError for a val_loss that was never a number, PreemptedError after SIGTERM, KeyboardInterrupt after one from the
     keyboard (both with a checkpoint), NoSpaceError where one cannot be written; whatever is raised, the run folder can be continued.
     """
     world = World.from_environment()
+    if world.rank == 0:
+        remove_broken_writes(run_dir)
     checkpoint = newest_intact(run_dir / "checkpoints")
     experiment = _decided(experiment, checkpoint)
     _take_resources(experiment, world, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
-    module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack))
+    module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack, world))
     events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
     progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
     recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
@@ -72,14 +76,15 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
         try:
             with _sampled(experiment, events, trainer):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+            recorder.refuse_without_best()
+            if events:
+                calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
         except BaseException as error:
             _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             hastily = isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)  # Lightning would end the program with exit code 1
             if hastily or (isinstance(error, PreemptedError) and recorder.interrupted):
                 raise KeyboardInterrupt from None
             raise
-        if events:
-            calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
         _write_end(events, trainer, status="finished")
     shipper = shipping.shipper() if shipping else None
     return FitResult(
@@ -135,13 +140,17 @@ def _decided(experiment: Experiment, checkpoint: Path | None) -> Experiment:
     return replace(experiment, trainer=replace(experiment.trainer, precision=precision))
 
 
-def _train_counts(pack: Pack) -> torch.Tensor:
-    """Training images a class, (K,). Raises EmptyClassError where a class has none, or where there is nothing to validate on."""
+def _train_counts(pack: Pack, world: World) -> torch.Tensor:
+    """Training images a class, (K,). Raises EmptyClassError where a class has none, or where there is nothing to validate on, ConfigError where
+    a process would have nothing to validate on."""
     counts = torch.bincount(torch.from_numpy(np.array(pack.targets("train"))), minlength=len(pack.class_names))
     if missing := [name for name, count in zip(pack.class_names, counts, strict=True) if count == 0]:
         raise EmptyClassError(f"{pack.path} has no training image of {missing[0]!r}.", hint="Add images of that class, or leave the class out of the sources.")
-    if len(pack.targets("val")) == 0:
+    if (images := len(pack.targets("val"))) == 0:
         raise EmptyClassError(f"{pack.path} has no image in val.", hint="Prepare it with a share for val: the best epoch is chosen there.")
+    if images < world.world_size:
+        hint = f"Train in at most {images} processes (trainer.devices, trainer.num_nodes), or prepare a pack with more images in val."
+        raise ConfigError(f"{pack.path} has {images} images in val for {world.world_size} processes: each needs one.", hint=hint)
     return counts
 
 
@@ -167,6 +176,7 @@ def _build_trainer(experiment: Experiment, recorder: RunRecorder, run_dir: Path,
         plugins += host.plugins
     elif world.world_size > 1:
         strategy = DDPStrategy(**ddp_options(settings, accelerator))
+        os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # some launchers leave it out; Lightning wants it
         plugins.append(TorchElasticEnvironment())  # the environment variables of torchrun, which our own launcher sets as well
     if settings.sync_batchnorm:
         plugins.append(batch_norm_sync(accelerator))

@@ -32,7 +32,7 @@ _USED_SPLITS = ("train", "val")
 
 
 def launch(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: bool = False, max_restarts: int = 0) -> FitResult:
-    """Start a run, or continue an unfinished one with the same settings, in as many processes as the experiment asks for.
+    """Start a run, or continue an unfinished one with the same recipe, in as many processes as the experiment asks for.
 
     ``max_restarts``: how often all processes are started again from the newest checkpoint after one of several was lost or stalled.
 
@@ -90,7 +90,7 @@ def _take_part(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progre
         raise ConfigError(
             f"The launcher started {world.local_world_size} processes on each of {world.num_nodes} machines, but trainer.devices is {asked} and "
             f"trainer.num_nodes is {experiment.trainer.num_nodes}.",
-            hint="Leave both out: under a launcher its own numbers hold.",
+            hint="Leave both out (of a run that goes on, set trainer.devices=auto and trainer.num_nodes=1): under a launcher its own numbers hold.",
         )
     with quick_imports():
         from .fit import fit

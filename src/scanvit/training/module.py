@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..core.config import Experiment
 from ..core.contract import PixelContract
@@ -87,6 +88,13 @@ class ClassificationModule(L.LightningModule):
         self._pairs = None
         self.train_sums = self.train_sums.to(self.device)
 
+    def on_train_start(self) -> None:
+        # A checkpoint brings the rate at which the world that wrote it would go on; in the same world it is this very number.
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        for group, base, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = base * factor(schedule.last_epoch)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Augmentation and dropout become a function of (seed, step, rank): there is no random state to save or restore.
         torch.manual_seed(derive_seed("step", self.experiment.seed, self.global_step, self.global_rank))
@@ -120,7 +128,7 @@ class ClassificationModule(L.LightningModule):
         # The scale is no part of the optimizer's state: a world of another size goes on with its own.
         scale = lr_scale(self.experiment.optimizer, global_batch_size=self._share["global_batch_size"])
         steps, epochs = self.steps_per_epoch, self.experiment.trainer.max_epochs
-        schedule = torch.optim.lr_scheduler.LambdaLR(
+        schedule = LambdaLR(
             optimizer, lambda step: scale * lr_factor(self.schedule_step(step), self.experiment.schedule, steps_per_epoch=steps, max_epochs=epochs)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -172,8 +180,6 @@ class ClassificationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         loss, counts = self.confusion.over_ranks(self._summed)
         self.epoch_metrics = {"val_loss": loss} | per_class_metrics(counts, self.class_names)
-        # For whoever watches Lightning's own metrics (early stopping, Ray); the values are equal on all ranks already.
-        self.log_dict({k: self.epoch_metrics[k] for k in ("val_loss", "val_accuracy")}, sync_dist=True)
 
 
 def per_class_metrics(confusion: Tensor, class_names: tuple[str, ...]) -> dict[str, float]:

@@ -93,7 +93,7 @@ def run_processes(job: Job, node: Node, *, patience_s: float = 0.0) -> dict[str,
         finally:
             _end_all(processes)
     if failed := _cause(processes):
-        error = _as_error(failed, processes, total=node.processes * node.nodes)
+        error = _as_error(failed, processes, total=node.processes * node.nodes, run_dir=Path(job.run_dir))
         if asked.is_set() and isinstance(error, (ProcessLostError, StalledError)):
             raise PreemptedError(f"Training was asked to stop. {error.message}", hint=f"Go on with: scanvit train --resume {job.run_dir}")
         raise error
@@ -209,10 +209,12 @@ def _cause(processes: list[_Process]) -> _Process | None:
     return min(by_signal or failed, key=lambda process: process.report.at if process.report else process.ended_at or 0.0, default=None)
 
 
-def _as_error(cause: _Process, processes: list[_Process], *, total: int) -> Exception:
+def _as_error(cause: _Process, processes: list[_Process], *, total: int, run_dir: Path) -> Exception:
     who = f"Process {cause.rank} of {total}"
     if cause.code == -signal.SIGTERM:
-        return PreemptedError("Training was asked to stop outside of its steps; its newest checkpoint holds.")
+        has_checkpoint = (run_dir / "checkpoints" / "last.ckpt").exists()
+        where = "outside of its steps; its newest checkpoint holds." if has_checkpoint else "before its first checkpoint."
+        return PreemptedError(f"Training was asked to stop {where}", hint=f"Go on with: scanvit train --resume {run_dir}")
     if cause.code < 0 or cause.report is None:
         return ProcessLostError(f"{who} {_end_of(cause.code)}.")
     kind = getattr(errors, cause.report.error or "", None)

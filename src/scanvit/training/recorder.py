@@ -19,16 +19,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from ..core.config import TrainerConfig
-from ..core.errors import PreemptedError, RunError
+from ..core.errors import CheckpointError, DivergedError, PreemptedError, RunError
 from ..core.events import EventLog
-from ..core.loading import experiment_to_dict
+from ..core.loading import experiment_to_dict, flatten
 from ..model.checkpoint import save_checkpoint
+from ..model.registered import FILE_NAME
 from .arrivals import Arrivals
 from .checkpoints import Writer, on_host, promote, replace_by_link
 from .host import Host, Saved
 from .module import ClassificationModule
 from .progress import Progress
-from .world import Council, make_sums_repeatable
+from .world import Council, make_sums_repeatable, refuse_unlike_experiments
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,9 @@ class RunRecorder(Checkpoint):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._has_best = (self.folder / "best.ckpt").exists()
         self.council = Council(timeout_s=self._settings(pl_module).timeout_s)
+        assert isinstance(pl_module, ClassificationModule)
+        # Here, before networks of unlike shapes are tied together.
+        refuse_unlike_experiments(self.council.gather(flatten(experiment_to_dict(pl_module.experiment))))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -88,6 +92,8 @@ class RunRecorder(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         make_sums_repeatable(trainer.strategy.model)
         _refuse_unlike_processes(self.council.gather((trainer.global_step, trainer.precision)))
+        if self._lacks_best():
+            log.warning("%s is missing. The run ends without it unless a later epoch is better than epoch %d.", self.run_dir / FILE_NAME, self.best_epoch)
         self._saved_at = self._window_at = self._epoch_at = time.monotonic()
         assert isinstance(pl_module, ClassificationModule)
         trainer.should_stop = self._patience_is_over(trainer, pl_module.position.epoch)  # true where the run was killed just after that decision
@@ -134,8 +140,9 @@ class RunRecorder(Checkpoint):
         elapsed_s = time.monotonic() - self._epoch_at
         self._train_time_s += elapsed_s
         # last.ckpt comes last: killed anywhere before, the run takes the epoch's end again and writes the same once more.
-        improved = improved or not self.council.any(trainer.is_global_zero and self._has_best)
-        if improved:
+        # Where no epoch has given a number yet, the first is kept all the same. A best one that somebody deleted is not replaced by a worse one.
+        is_kept = improved or (self.best_epoch == 0 and not self.council.any(trainer.is_global_zero and self._has_best))
+        if is_kept:
             with self._counting():
                 trainer.save_checkpoint(self.folder / "best.ckpt")
                 if trainer.is_global_zero:
@@ -148,7 +155,7 @@ class RunRecorder(Checkpoint):
             if self.events:
                 self.events.metrics(metrics, epoch=epoch, step=trainer.global_step)
             self.progress.epoch(epoch, metrics, best=improved)
-        self._save(trainer, like=self.folder / "best.ckpt" if improved else None)
+        self._save(trainer, like=self.folder / "best.ckpt" if is_kept else None)
         if self.host and self.council.any(trainer.is_global_zero and self.host.has_room(False)):
             self._finish_writing()
             self.host.on_checkpoint(Saved(epoch=epoch, step=trainer.global_step, metrics=metrics))
@@ -204,6 +211,20 @@ class RunRecorder(Checkpoint):
         yield
         self._checkpoint_time_s += time.monotonic() - start
 
+    def refuse_without_best(self) -> None:
+        """Raises DivergedError or CheckpointError where a training that has come to its end leaves nothing to be used."""
+        if not math.isfinite(self.best_val_loss):
+            raise DivergedError("Training diverged: val_loss was never a number.", hint="Begin a new run with a lower optimizer.lr.")
+        if self._lacks_best():
+            raise CheckpointError(
+                f"{self.run_dir / FILE_NAME}, the weights of the best epoch ({self.best_epoch}), was deleted, and no later epoch was better.",
+                hint=f"Bring a copy back, then: scanvit train --resume {self.run_dir}. Without one, begin a new run.",
+            )
+
+    def _lacks_best(self) -> bool:
+        """Whether a best epoch is known whose weights somebody took away. On rank zero alone, where they are written."""
+        return self.best_epoch > 0 and self.events is not None and not (self.run_dir / FILE_NAME).exists()
+
     def _finish_writing(self) -> None:
         with self._counting():
             self.writer.wait()
@@ -215,7 +236,7 @@ class RunRecorder(Checkpoint):
         self.writer.do(arrived)
         self.writer.do(
             save_checkpoint,
-            self.run_dir / "checkpoint.pth",
+            self.run_dir / FILE_NAME,
             state_dict=weights,
             class_names=module.class_names,
             contract=module.contract,

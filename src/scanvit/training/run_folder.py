@@ -5,23 +5,26 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from ..core.config import Experiment
+from ..core.config import Experiment, TrackingConfig
 from ..core.errors import PackMismatchError, RunError, RunExistsError, RunMissingError
 from ..core.events import read_events
 from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
 from ..data.pack import Pack
-from ..storage.atomic import storage_errors, write_text
+from ..storage.atomic import remove_leftovers, storage_errors, write_text
 from ..storage.workplace import is_at
 
 SETTINGS = "experiment.yaml"
 _BESIDE = {".lock", ".tracking.lock", "tracking.json"}
 """What may lie in a folder before its run begins."""
-_MAY_DIFFER = {"data.pack"}  # the same pack in another place
+_PLACE = frozenset({"data.pack"})  # the same pack in another place
+_HOW = ("devices", "num_nodes", "threads", "timeout_s", "checkpoint_every_s", "log_every_n_steps", "eval_batch_size")
+_MAY_CHANGE = _PLACE | {f"trainer.{key}" for key in _HOW} | {f"tracking.{field.name}" for field in fields(TrackingConfig)}
+"""What a run may go on with otherwise than it began: where and how it is computed and watched, never what is computed (docs/reliability.md)."""
 
 
 def bind(experiment: Experiment, pack: Pack) -> Experiment:
@@ -36,15 +39,21 @@ def bind(experiment: Experiment, pack: Pack) -> Experiment:
 
 
 def open_run(run_dir: Path, experiment: Experiment) -> bool:
-    """Make the run folder, or take up an unfinished run with the same settings: whether it continues one.
+    """Make the run folder, or take up an unfinished run with the same recipe: whether it continues one. What may change on the way (other
+    processes, other tracking) is written down anew.
 
     Raises RunExistsError for a finished run, for one with other settings, and for a folder with anything else in it.
     """
     if (run_dir / SETTINGS).is_file():
-        refuse_other_settings(run_dir, experiment)
+        refuse_other_settings(run_dir, experiment, may_differ=_MAY_CHANGE)
         if is_finished(run_dir):
             raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
+        recorded = load_run(run_dir)
+        experiment = replace(experiment, data=recorded.data)  # a pack in another place has yet to be verified
+        if experiment != recorded:
+            write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
         return True
+    remove_leftovers(run_dir / SETTINGS)  # of a start that was killed
     if run_dir.is_dir() and any(path.name not in _BESIDE for path in run_dir.iterdir()):
         raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
     write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
@@ -74,7 +83,7 @@ def locked(run_dir: Path) -> Iterator[int]:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        if not _take(descriptor, tries=3):  # someone may be looking whether it is free
+        if not _take(descriptor, fcntl.LOCK_EX, tries=3):  # someone may be looking whether it is free
             raise RunError(f"{run_dir} is being trained by another process.", hint="Wait for it to end, or choose another --run-dir.")
         try:
             yield descriptor
@@ -90,19 +99,19 @@ def locked(run_dir: Path) -> Iterator[int]:
 def is_being_trained(run_dir: Path) -> bool:
     """Whether a process on this machine holds the run folder."""
     try:
-        descriptor = os.open(run_dir / ".lock", os.O_RDWR)
+        descriptor = os.open(run_dir / ".lock", os.O_RDONLY)  # who looks may have no right to write
     except OSError:
         return False
     try:
-        return not _take(descriptor, tries=1)
+        return not _take(descriptor, fcntl.LOCK_SH, tries=1)
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, *, tries: int) -> bool:
+def _take(descriptor: int, kind: int, *, tries: int) -> bool:
     for left in reversed(range(tries)):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except OSError:
             if left:
@@ -110,11 +119,11 @@ def _take(descriptor: int, *, tries: int) -> bool:
     return False
 
 
-def refuse_other_settings(run_dir: Path, experiment: Experiment) -> None:
+def refuse_other_settings(run_dir: Path, experiment: Experiment, *, may_differ: Collection[str] = _PLACE) -> None:
     """Raises RunExistsError where the folder was made with other settings; the pack may have moved."""
     old, new = flatten(experiment_to_dict(load_run(run_dir))), flatten(experiment_to_dict(experiment))
     for key in new:
-        if key not in _MAY_DIFFER and old.get(key) != new[key]:
+        if key not in may_differ and old.get(key) != new[key]:
             raise RunExistsError(
                 f"{run_dir} holds a run with {key} = {old.get(key)}, not {new[key]}.",
                 hint=f"Choose another --run-dir, or continue that run unchanged: scanvit train --resume {run_dir}",

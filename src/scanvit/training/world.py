@@ -12,11 +12,13 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.config import TrainerConfig
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, PackMismatchError
 from ..core.runtime import World
 
 _RENDEZVOUS_S = 900.0
 """How long processes wait for the others to be started: machines of a cluster are not given out in the same second."""
+_OWN = {"data.pack", "trainer.threads", "trainer.precision"}
+"""Settings that may differ among processes: each machine has its own paths and cores. Precisions are compared as they were decided (``recorder``)."""
 _BUCKET_MB = 4
 """Gradients are sent around in buckets while those of earlier layers are still being made. The reference has 20 MB of them: PyTorch's 25 would send
 nearly all of it after the last."""
@@ -88,6 +90,22 @@ class Council:
         values: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(values, value, group=self._group)
         return values
+
+
+def refuse_unlike_experiments(settings: list[dict[str, Any]]) -> None:
+    """``settings``: the flattened experiment by rank. A machine whose command differs would train its own experiment, and only rank zero's is recorded.
+
+    Raises PackMismatchError for another pack, ConfigError with the first setting that differs.
+    """
+    first = settings[0]
+    for rank, other in enumerate(settings):
+        key = next((key for key in first if key not in _OWN and other.get(key) != first[key]), None)
+        if key == "data.fingerprint":
+            message = f"Process 0 trains on the pack {str(first[key])[:12]}, but process {rank} on {str(other.get(key))[:12]}."
+            raise PackMismatchError(message, hint="Give every machine the same pack.")
+        if key is not None:
+            message = f"Process 0 trains with {key} = {first[key]}, but process {rank} with {other.get(key)}."
+            raise ConfigError(message, hint="Give the very same command on every machine.")
 
 
 def broadcast_buffers(module: nn.Module) -> None:

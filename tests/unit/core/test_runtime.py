@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from scanvit.core.errors import ConfigError
-from scanvit.core.runtime import available_devices
+from scanvit.core.runtime import World, available_devices
 
 # In a process of its own: what it does lasts.
 _SCRIPT = """
@@ -68,6 +68,28 @@ def test_where_cores_are_left_over_or_too_few_nothing_is_bound(cores: list[int])
 def test_freed_memory_is_not_given_back() -> None:
     kept, given_back = run(keep=True), run()
     assert kept["faults"] * 10 < given_back["faults"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"WORLD_SIZE": "2"}, World()),
+        ({"RANK": "1"}, World()),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, World(rank=1, world_size=2)),
+        (
+            {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            World(rank=3, local_rank=1, world_size=4, local_world_size=2),
+        ),
+    ],
+    ids=["a size alone", "a rank alone", "one process a machine", "torchrun"],
+)
+def test_a_process_is_one_of_several_where_a_launcher_says_so(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: World) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert World.from_environment() == expected
+    assert expected.num_nodes == expected.world_size // expected.local_world_size
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

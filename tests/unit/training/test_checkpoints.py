@@ -19,15 +19,14 @@ from scanvit.training.checkpoints import AtomicCheckpointIO, Writer, check_intac
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    writer = AtomicCheckpointIO()
     for step in (1, 2):
-        writer.save_checkpoint({"step": step, "weights": torch.full((64,), float(step))}, tmp_path / "next.ckpt")
+        write_checkpoint({"step": step, "weights": torch.full((64,), float(step))}, tmp_path / "next.ckpt")
         promote(tmp_path)
     return tmp_path
 
 
 def test_saving_over_a_checkpoint_keeps_the_one_before(folder: Path) -> None:
-    reader = AtomicCheckpointIO()
+    reader = AtomicCheckpointIO(Writer())
     assert reader.load_checkpoint(folder / "last.ckpt")["step"] == 2
     assert reader.load_checkpoint(folder / "previous.ckpt")["step"] == 1
     assert newest_intact(folder) == folder / "last.ckpt"
@@ -56,17 +55,20 @@ def test_a_flipped_bit_in_the_weights_is_noticed(folder: Path, caplog: pytest.Lo
     assert "last.ckpt is damaged" in caplog.text
 
 
-def test_without_an_intact_checkpoint_there_is_none(tmp_path: Path) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
+def test_without_a_checkpoint_there_is_none_and_a_damaged_one_is_not_none(tmp_path: Path) -> None:
     assert newest_intact(tmp_path) is None
     assert newest_intact(tmp_path / "missing") is None
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / name).write_bytes(b"not a checkpoint")
+        with pytest.raises(CheckpointError, match="Every checkpoint of the run in"):
+            newest_intact(tmp_path)
 
 
 def test_written_beside_the_training_a_checkpoint_is_the_same_file(tmp_path: Path) -> None:
     """Also where the training goes on to change the weights before the first byte is written."""
     network, writer, start = torch.nn.BatchNorm2d(3), Writer(), threading.Event()
     checkpoint = {"state_dict": network.state_dict(), "step": 3, "sums": [1.0, 2.0], "optimizer": [{"state": {0: {"exp_avg": torch.arange(4.0)}}}]}
-    AtomicCheckpointIO().save_checkpoint(checkpoint, tmp_path / "here.ckpt")
+    write_checkpoint(checkpoint, tmp_path / "here.ckpt")
     writer.do(start.wait)
     values, arrived = on_host(checkpoint)
     writer.do(write_checkpoint, values, tmp_path / "beside.ckpt", arrived=arrived)
@@ -103,7 +105,7 @@ def test_what_a_writer_cannot_write_is_told_by_the_next_call_and_nothing_follows
 def test_a_run_keeps_the_precision_that_it_began_with_on_another_kind_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began_with: str) -> None:
     experiment, path = Experiment(), tmp_path / "last.ckpt"
     experiment = replace(experiment, trainer=replace(experiment.trainer, accelerator="cpu"))
-    AtomicCheckpointIO().save_checkpoint({"precision": began_with}, path)
+    write_checkpoint({"precision": began_with}, path)
     assert saved_precision(path) == began_with
     for here in (True, False):
         monkeypatch.setattr(fit, "has_bf16", lambda here=here: here)

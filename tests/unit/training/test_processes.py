@@ -25,10 +25,10 @@ def ended(rank: int, code: int, *, at: float = 0.0, error: str | None = None, me
     return _Process(rank=rank, popen=popen, report_fd=-1, report=report, ended_at=at, killed=killed)
 
 
-def told(*ones: _Process) -> Exception:
+def told(*ones: _Process, run_dir: Path = Path("run")) -> Exception:
     cause = _cause(list(ones))
     assert cause is not None
-    return _as_error(cause, list(ones), total=len(ones))
+    return _as_error(cause, list(ones), total=len(ones), run_dir=run_dir)
 
 
 def test_a_signal_from_outside_comes_before_what_the_others_say_of_it() -> None:
@@ -56,8 +56,15 @@ def test_an_unknown_exception_keeps_its_traceback() -> None:
     assert error.__notes__ == ["Traceback: here"]
 
 
-def test_sigterm_outside_of_the_steps_is_no_loss_and_success_has_no_cause() -> None:
-    assert isinstance(told(ended(0, -signal.SIGTERM), ended(1, -signal.SIGTERM)), PreemptedError)
+def test_sigterm_outside_of_the_steps_is_no_loss_and_success_has_no_cause(tmp_path: Path) -> None:
+    processes = ended(0, -signal.SIGTERM), ended(1, -signal.SIGTERM)
+    before = told(*processes, run_dir=tmp_path)
+    assert isinstance(before, PreemptedError)
+    assert before.message == "Training was asked to stop before its first checkpoint."
+    assert before.hint == f"Go on with: scanvit train --resume {tmp_path}"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert "its newest checkpoint holds" in str(told(*processes, run_dir=tmp_path))
     assert _cause([ended(0, 0), ended(1, 0)]) is None
 
 

@@ -1,14 +1,19 @@
-"""The lock of a run folder, and what is told when somebody takes the folder away."""
+"""A run folder: its lock, with which settings its run may go on, and what is told when somebody takes the folder away."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scanvit.core.errors import RunMissingError
-from scanvit.training.run_folder import locked
+from scanvit.core.errors import RunExistsError, RunMissingError
+from scanvit.core.loading import load_experiment
+from scanvit.training.run_folder import SETTINGS, is_being_trained, load_run, locked, open_run, refuse_other_settings
 
 
 def _take_away(run: Path, *, then: type[BaseException], is_made_again: bool = False) -> None:
@@ -34,3 +39,44 @@ def test_an_interrupt_stays_one(tmp_path: Path) -> None:
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), locked(tmp_path / "run"):
         (tmp_path / "run" / "events.jsonl").open("rb")
+
+
+def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recipe(tmp_path: Path) -> None:
+    began = load_experiment("tiny", ["trainer.devices=2"])
+    assert not open_run(tmp_path, began)
+    elsewhere = ("trainer.devices=1", "trainer.num_nodes=2", "trainer.threads=1", "trainer.timeout_s=9", "trainer.checkpoint_every_s=1")
+    watched = ("trainer.log_every_n_steps=1", "trainer.eval_batch_size=3", "tracking.mlflow=false", "tracking.experiment_name=x", "tracking.drain_timeout_s=1")
+    changed = load_experiment("tiny", [*elsewhere, *watched])
+    assert open_run(tmp_path, changed)
+    assert load_run(tmp_path) == changed, "--resume, too, goes on so"
+    assert open_run(tmp_path, replace(changed, data=replace(changed.data, pack="/elsewhere")))
+    assert load_run(tmp_path) == changed, "a pack that nobody has looked at is not the run's"
+    for recipe in ("optimizer.lr=0.5", "trainer.per_device_batch_size=7", "trainer.precision=32-true", "trainer.max_epochs=9", "seed=1"):
+        with pytest.raises(RunExistsError, match=recipe.partition("=")[0]):
+            open_run(tmp_path, load_experiment("tiny", [recipe]))
+    assert load_run(tmp_path) == changed
+    with pytest.raises(RunExistsError, match=r"trainer\.eval_batch_size = 3, not auto"):  # a search goes on as it began
+        refuse_other_settings(tmp_path, began)
+
+
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
+    leftover = tmp_path / f".{SETTINGS}.x1y2.tmp"
+    leftover.write_text("name: ti")
+    assert not open_run(tmp_path, load_experiment("tiny"))
+    assert not leftover.exists()
+
+
+def test_who_may_only_read_sees_whether_a_run_is_trained_and_disturbs_nobody_who_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def read_only(path: Any, flags: int, *more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError("a read-only file system")
+        return opened(path, flags, *more)
+
+    with locked(tmp_path):
+        monkeypatch.setattr(os, "open", read_only)
+        assert is_being_trained(tmp_path)
+    with (tmp_path / ".lock").open() as another:
+        fcntl.flock(another, fcntl.LOCK_SH)
+        assert not is_being_trained(tmp_path)

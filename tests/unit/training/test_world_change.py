@@ -19,6 +19,8 @@ from scanvit.core.loading import load_experiment
 from scanvit.data import loader
 from scanvit.data.pack import Pack
 from scanvit.training.fit import fit
+from scanvit.training.module import ClassificationModule
+from scanvit.training.recipe import lr_factor, lr_scale
 from scanvit.training.run_folder import bind
 
 SETTINGS = (
@@ -75,3 +77,23 @@ def test_each_image_is_seen_once_an_epoch(small_pack: Path, tmp_path: Path, batc
     rates = [event["values"]["lr"] for event in read_events(tmp_path) if "lr" in event["values"]]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.1 * rates[0], "the schedule ends with the last epoch"
+
+
+@pytest.mark.parametrize(("then", "goes_on_at"), [(8, 5), (16, 2)], ids=["the same world", "another world"])
+def test_the_first_step_after_a_resume_has_the_learning_rate_of_its_world(
+    small_pack: Path, tmp_path: Path, batches: Batches, monkeypatch: pytest.MonkeyPatch, then: int, goes_on_at: int
+) -> None:
+    pack, rates = Pack.open(small_pack), list[float]()
+    monkeypatch.setattr(ClassificationModule, "on_train_batch_start", lambda module, *_: rates.append(module.optimizers().param_groups[0]["lr"]))
+    experiment = bind(load_experiment("tiny", (*SETTINGS, "optimizer.lr_scaling=linear", "trainer.max_epochs=1")), pack)
+    batches.stop_at = 5
+    with pytest.raises(PreemptedError):
+        fit(experiment, pack, tmp_path)
+    fit(replace(experiment, trainer=replace(experiment.trainer, per_device_batch_size=then)), pack, tmp_path)
+
+    def expected(batch_size: int, steps: range) -> list[float]:
+        scale = lr_scale(experiment.optimizer, global_batch_size=batch_size)
+        return [experiment.optimizer.lr * (scale * lr_factor(s, experiment.schedule, steps_per_epoch=steps.stop, max_epochs=1)) for s in steps]
+
+    per_epoch = -(-len(pack.targets("train")) // then)
+    assert rates == expected(8, range(12))[:5] + expected(then, range(goes_on_at, per_epoch))
