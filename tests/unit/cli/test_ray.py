@@ -36,6 +36,7 @@ def test_wrong_usage_is_explained(arguments: list[str], said: str, capsys: pytes
         (["train", "--resume", "nowhere"], 41, "nowhere is no run"),
         (["submit", "tiny", "--storage", "s3://ray", "--address", "head:8265"], 10, "no address of a job server"),
         (["submit", "tiny", "--storage", "s3://ray", "--min-workers", "2"], 10, "least number of workers"),
+        (["submit", "tiny", "--storage", "s3://ray", "--set", "trainer.devices=4"], 10, "trainer.devices is 4, but on the cluster it would be 1"),
     ],
 )
 def test_mistakes_have_exit_codes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from scanvit.cluster.settings import STATE, ClusterSettings, cache_folder, load_settings, parse_resources, travelling
 from scanvit.core.errors import ConfigError, RunMissingError
+from scanvit.core.loading import load_experiment, shipped_experiments
 from scanvit.storage.atomic import write_json
 
 
@@ -36,6 +38,29 @@ def test_a_worker_gets_a_gpu_and_what_it_is_given_goes_before() -> None:
     assert ClusterSettings().per_worker(cpus=2) == {"CPU": 2}
     assert ClusterSettings(use_gpu=True, resources={"CPU": 8.0}).per_worker(cpus=1) == {"CPU": 8.0, "GPU": 1.0}
     assert ClusterSettings(use_gpu=True, resources={"GPU": 0.5}).per_worker(cpus=1) == {"CPU": 1, "GPU": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "sentence"),
+    [
+        (ClusterSettings(num_workers=2), ["trainer.devices=3"], "trainer.devices is 3, but on the cluster it would be 2"),
+        (ClusterSettings(), ["trainer.num_nodes=2"], "trainer.num_nodes is 2, but on the cluster it would be 1"),
+        (ClusterSettings(), ["trainer.accelerator=gpu"], "trainer.accelerator is gpu, but on the cluster it would be cpu"),
+        (ClusterSettings(use_gpu=True), ["trainer.accelerator=cpu"], "trainer.accelerator is cpu, but on the cluster it would be gpu"),
+    ],
+)
+def test_what_the_cluster_decides_is_not_dropped_from_the_experiment(settings: ClusterSettings, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        settings.settle(load_experiment("tiny", overrides))
+    assert re.search(r"--num-workers|--use-gpu", str(caught.value.hint))
+
+
+@pytest.mark.parametrize("name", shipped_experiments())
+def test_every_shipped_experiment_runs_on_a_cluster_and_again(name: str) -> None:
+    settings = ClusterSettings(num_workers=2)
+    settled = settings.settle(load_experiment(name))
+    assert (settled.trainer.devices, settled.trainer.accelerator) == (2, "cpu")
+    assert settings.settle(settled) == settled
 
 
 def test_settings_are_read_back_as_they_were_noted(tmp_path: Path) -> None:
