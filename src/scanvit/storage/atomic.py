@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all, and the one place where a full disk becomes a clear error."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import os
@@ -13,22 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..core.errors import NoSpaceError, StorageError
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write ``path`` into errors of our own tree."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(
-                f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose a folder that you may write to.") from error
-        raise
+from ..core.errors import storage_errors as storage_errors
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def read_status(run_dir: Path) -> RunStatus:
         phase = "killed"
     state = TrackingState.load(run_dir)
     rest = unsent(run_dir, state) if load_run(run_dir).tracking.mlflow else b""
-    oldest = parse_event(rest.split(b"\n", 1)[0]) if rest else None
+    oldest = next(filter(None, map(parse_event, rest.splitlines())), None)
     behind_s = max(0.0, time.time() - float(oldest["time"])) if oldest else 0.0
     return RunStatus(run_dir=run_dir, phase=phase, latest=latest, tracking=state, behind_bytes=len(rest), behind_s=behind_s)
 

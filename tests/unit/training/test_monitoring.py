@@ -43,6 +43,13 @@ def test_a_run_says_where_it_is(tmp_path: Path) -> None:
     assert (read_status(tmp_path / "run").behind_bytes, read_status(tmp_path / "run").behind_s) == (0, 0.0)
 
 
+def test_half_a_line_is_passed_over_for_the_oldest_event_that_has_not_arrived(tmp_path: Path) -> None:
+    events = make_run(tmp_path / "run")
+    content = events.path.read_bytes().replace(b'"time"', b'"time", ', 1)
+    events.path.write_bytes(re.sub(rb'"time": [\d.]+', b'"time": 1.0', content))
+    assert read_status(tmp_path / "run").behind_s > 1e9
+
+
 def test_a_run_that_is_not_tracked_is_not_behind(tmp_path: Path) -> None:
     make_run(tmp_path / "run", mlflow=False)
     assert read_status(tmp_path / "run").behind_bytes == 0
