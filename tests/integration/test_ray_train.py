@@ -27,7 +27,7 @@ from tests.mlflow_server import MlflowServer
 from tests.ports import free_port
 
 from scanvit.data.pack import Pack
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 
 pytestmark = [
     pytest.mark.integration,

@@ -24,7 +24,7 @@ from scanvit.core.config import Experiment, TrackingConfig
 from scanvit.core.errors import TrackingError
 from scanvit.core.events import EventLog
 from scanvit.core.loading import experiment_to_dict, experiment_to_yaml
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.run_folder import locked
 from scanvit.training.shipper import Shipper
 from scanvit.training.shipping import ShippingProcess
@@ -320,7 +320,7 @@ def test_another_program_on_the_port_takes_nothing(run: Run, file_server: Any) -
 def test_a_local_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> None:
     """MLflow itself would answer "table ... already exists" from then on."""
     store = tmp_path / "mlflow.db"
-    code = f"from scanvit.training.mlflow_client import make_local_store; make_local_store('sqlite:///{store}')"
+    code = f"from scanvit.storage.mlflow_client import make_local_store; make_local_store('sqlite:///{store}')"
     maker = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCES)})
     while not any(file.stat().st_size for file in tmp_path.glob(".mlflow.db.*.tmp")) and maker.poll() is None:
         time.sleep(0.005)

@@ -23,7 +23,7 @@ from tests.mlflow_server import MlflowServer, Proxy
 from tests.ports import free_port
 
 from scanvit.core.events import read_events
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.mlflow_entities import metric_key
 from scanvit.training.shipping import _stop_yielding
 from scanvit.training.tracking_state import TrackingState

@@ -15,7 +15,7 @@ from tests.integration.conftest import Scanvit
 from tests.integration.training_runs import SETTINGS, last_step
 
 from scanvit.core.events import read_events
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.tracking_state import TrackingState
 
 # MLflow's store, opened here to look inside, calls what its own dependencies deprecate.

@@ -31,7 +31,7 @@ def sync(runs: tuple[Path, ...], uri: str | None) -> None:
       scanvit track sync runs/mine --uri http://tracking.example.org:5000
     """
     from ..core.errors import ConfigError, ScanvitError, TrackingError
-    from ..training.mlflow_client import describe_place
+    from ..storage.mlflow_client import describe_place
     from ..training.tracking import sync as send
     from . import printable
 
@@ -64,7 +64,7 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
     """
     import json
 
-    from ..training.mlflow_client import describe_place
+    from ..storage.mlflow_client import describe_place
     from ..training.monitoring import read_status
     from . import printable
 

@@ -120,7 +120,7 @@ def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None
 
 def show(result: FitResult) -> None:
     """Where everything is, and what to type next."""
-    from ..training.mlflow_client import describe_place
+    from ..storage.mlflow_client import describe_place
     from ..training.tracking_state import TrackingState
 
     rows = {"run": result.run_dir, "best epoch": f"{result.best_epoch}, val_loss {result.best_val_loss:.4f}", "weights": result.run_dir / "checkpoint.pth"}

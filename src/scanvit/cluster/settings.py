@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core.config import Experiment
 from ..core.errors import ConfigError, RunMissingError
+from ..storage.mlflow_client import absolute_uri
 
 TRAVELLING = ("AWS_", "OS_", "ST_", "MLFLOW_TRACKING_", "MLFLOW_S3_")
 """Beginnings of the variables that workers need to reach storage, packs and tracking."""
@@ -118,7 +119,8 @@ def parse_resources(text: str) -> dict[str, float]:
 
 def travelling(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that go with a run to its workers. They hold secrets: never shown, logged or written to a file."""
-    return {name: value for name, value in environment.items() if name.startswith(TRAVELLING)}
+    found = {name: value for name, value in environment.items() if name.startswith(TRAVELLING)}
+    return {name: absolute_uri(value) if name == "MLFLOW_TRACKING_URI" else value for name, value in found.items()}  # workers stand in other folders
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:

@@ -76,6 +76,11 @@ def test_only_storage_and_tracking_travel() -> None:
     assert set(travelling(environment)) == {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI", "OS_AUTH_URL", "ST_KEY"}
 
 
+def test_a_relative_tracking_file_is_the_driver_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert travelling({"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}) == {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+
+
 def test_the_cache_is_chosen_by_its_variable(tmp_path: Path) -> None:
     assert cache_folder({"SCANVIT_CACHE": str(tmp_path)}) == tmp_path
     assert cache_folder({}) == Path.home() / ".cache" / "scanvit"

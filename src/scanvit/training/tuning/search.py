@@ -25,7 +25,7 @@ from ...core.events import EventLog
 from ...core.loading import experiment_to_dict, experiment_to_yaml, parse_yaml, read_text
 from ...data.pack import Pack
 from ...storage.atomic import write_text
-from ..mlflow_client import default_tracking_uri
+from ...storage.mlflow_client import default_tracking_uri
 from ..run_folder import SETTINGS, bind, locked, refuse_other_settings
 from ..shipping import ship_now
 from ..tracking_state import TrackingState, bytes_behind, ensure_run_key
