@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.cluster_harness import wait_for
 from tests.integration.conftest import SOURCES
 from tests.mlflow_server import MlflowServer, Proxy
 from tests.ports import free_port
@@ -335,11 +336,6 @@ def _schedulers(pid: int) -> set[int]:
     return {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.01)
-
-
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class of processes that run where nothing else does")
 @pytest.mark.parametrize("end", ["the training waits for it", "the training was killed"])
 def test_it_gives_way_to_the_training_and_gets_on_once_that_is_gone(end: str, run: Run, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,12 +348,12 @@ def test_it_gives_way_to_the_training_and_gets_on_once_that_is_gone(end: str, ru
         process = shipping._process
         assert process is not None
         assert process.stdin is not None
-        _wait_for(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE)
+        wait_for(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE, "it gives way", every_s=0.01)
         run.steps(0, 20)
         run.end()
     with ThreadPoolExecutor(1) as waiting:
         stopped = waiting.submit(shipping.stop if end == "the training waits for it" else process.stdin.close)
-        _wait_for(lambda: _schedulers(process.pid) == {os.SCHED_OTHER})
+        wait_for(lambda: _schedulers(process.pid) == {os.SCHED_OTHER}, "it gets on", every_s=0.01)
         back = Proxy(mlflow_server.port, port)
         try:
             stopped.result()
