@@ -27,7 +27,7 @@ from tests.mlflow_server import MlflowServer
 from tests.ports import free_port
 
 from scanvit.data.pack import Pack
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 
 pytestmark = [
     pytest.mark.integration,
@@ -35,8 +35,9 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
 EPOCHS = 10
-# Small batches make a run that lasts long enough to be disturbed.
-RECIPE = [x for s in [*SETTINGS, f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5"] for x in ("--set", s)]
+# Small batches make a run that lasts long enough to be disturbed, and one that is held is not given up meanwhile.
+LONG = (f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5", "trainer.timeout_s=600")
+RECIPE = [x for s in [*SETTINGS, *LONG] for x in ("--set", s)]
 TRACKED = ["--set", "tracking.mlflow=true", "--set", "tracking.drain_timeout_s=500"]
 ONE_EPOCH = [x for s in [*SETTINGS, "trainer.max_epochs=1"] for x in ("--set", s)]
 

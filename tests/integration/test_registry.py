@@ -22,8 +22,8 @@ from scanvit.data.audit.run import audit
 from scanvit.data.pack import Pack
 from scanvit.evaluation.evaluate import evaluate
 from scanvit.evaluation.predict import predict_files
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.launch import launch
-from scanvit.training.mlflow_client import connect
 from scanvit.training.registry import register
 
 pytestmark = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.cluster_harness import wait_for
 from tests.integration.conftest import SOURCES
 from tests.mlflow_server import MlflowServer, Proxy
 from tests.ports import free_port
@@ -24,7 +25,7 @@ from scanvit.core.config import Experiment, TrackingConfig
 from scanvit.core.errors import TrackingError
 from scanvit.core.events import EventLog
 from scanvit.core.loading import experiment_to_dict, experiment_to_yaml
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.run_folder import locked
 from scanvit.training.shipper import Shipper
 from scanvit.training.shipping import ShippingProcess
@@ -320,7 +321,7 @@ def test_another_program_on_the_port_takes_nothing(run: Run, file_server: Any) -
 def test_a_local_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> None:
     """MLflow itself would answer "table ... already exists" from then on."""
     store = tmp_path / "mlflow.db"
-    code = f"from scanvit.training.mlflow_client import make_local_store; make_local_store('sqlite:///{store}')"
+    code = f"from scanvit.storage.mlflow_client import make_local_store; make_local_store('sqlite:///{store}')"
     maker = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCES)})
     while not any(file.stat().st_size for file in tmp_path.glob(".mlflow.db.*.tmp")) and maker.poll() is None:
         time.sleep(0.005)
@@ -335,11 +336,6 @@ def _schedulers(pid: int) -> set[int]:
     return {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.01)
-
-
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class of processes that run where nothing else does")
 @pytest.mark.parametrize("end", ["the training waits for it", "the training was killed"])
 def test_it_gives_way_to_the_training_and_gets_on_once_that_is_gone(end: str, run: Run, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,12 +348,12 @@ def test_it_gives_way_to_the_training_and_gets_on_once_that_is_gone(end: str, ru
         process = shipping._process
         assert process is not None
         assert process.stdin is not None
-        _wait_for(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE)
+        wait_for(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE, "it gives way", every_s=0.01)
         run.steps(0, 20)
         run.end()
     with ThreadPoolExecutor(1) as waiting:
         stopped = waiting.submit(shipping.stop if end == "the training waits for it" else process.stdin.close)
-        _wait_for(lambda: _schedulers(process.pid) == {os.SCHED_OTHER})
+        wait_for(lambda: _schedulers(process.pid) == {os.SCHED_OTHER}, "it gets on", every_s=0.01)
         back = Proxy(mlflow_server.port, port)
         try:
             stopped.result()

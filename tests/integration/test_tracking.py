@@ -6,11 +6,11 @@ import contextlib
 import json
 import math
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from tests.integration.cluster_harness import wait_for as wait_until
 from tests.integration.conftest import Scanvit
 from tests.mlflow_server import MlflowServer, Proxy
 from tests.ports import free_port
 
 from scanvit.core.events import read_events
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.mlflow_entities import metric_key
 from scanvit.training.shipping import _stop_yielding
 from scanvit.training.tracking_state import TrackingState
@@ -90,12 +91,22 @@ def assert_complete(uri: str, run_dir: Path, experiment: str, *, status: str = "
 
 def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
     """Of a run. What ships it runs where a core has nothing else to do: beside other tests that could be never, so here it need not give way."""
-    while process.poll() is None and not condition():
+
+    def there() -> bool:
+        assert process.poll() is None, process.communicate()
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(process.pid).children():
                 _stop_yielding(child.pid)
-        time.sleep(0.1)
-    assert process.poll() is None, process.communicate()
+        return bool(condition())
+
+    wait_until(there, "what the run is waited for", timeout_s=600, every_s=0.1)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """On its stderr since the last call. ``communicate`` gives the rest."""
+    assert process.stderr is not None
+    is_ready = select.select([process.stderr], [], [], 0)[0]
+    return os.read(process.stderr.fileno(), 1 << 16).decode() if is_ready else ""
 
 
 def test_a_local_store_holds_the_run_and_its_checkpoint_downloads_and_loads(scanvit: Scanvit, small_pack: Path, empty_store: Path) -> None:
@@ -159,6 +170,8 @@ def test_a_server_that_hangs_and_dies_in_the_middle_and_returns_has_it_all(scanv
         wait_for(lambda: (run_dir / "events.jsonl").stat().st_size > before + 5000, process)  # it trains on
         wait_for(lambda: TrackingState.load(run_dir).error, process)
         assert "no answer within 2 s" in scanvit("track", "status", run_dir)
+        heard: list[str] = []
+        wait_for(lambda: heard.append(said(process)) or "does not work: " in "".join(heard), process)
     finally:
         mlflow_server.kill()
         mlflow_server.start()
@@ -166,8 +179,7 @@ def test_a_server_that_hangs_and_dies_in_the_middle_and_returns_has_it_all(scanv
     process.terminate()
     out, err = process.communicate(timeout=600)
     assert process.returncode == 75, out + err
-    assert "does not work: " in err
-    assert "Training goes on" in err
+    assert "Training goes on" in "".join(heard) + err
     assert "answers again" in err
     assert_complete(mlflow_server.uri, run_dir, name, status="KILLED")
 

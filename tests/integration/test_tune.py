@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from tests.integration.cluster_harness import wait_for
 from tests.integration.conftest import Scanvit
 from tests.integration.training_runs import SETTINGS, last_step
 
 from scanvit.core.events import read_events
-from scanvit.training.mlflow_client import connect
+from scanvit.storage.mlflow_client import connect
 from scanvit.training.tracking_state import TrackingState
 
 # MLflow's store, opened here to look inside, calls what its own dependencies deprecate.
@@ -49,6 +51,18 @@ def wait_until_under_way(run_dir: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+def the_trial_of(search: subprocess.Popen[str]) -> psutil.Process:
+    (trial,) = (child for child in psutil.Process(search.pid).children() if "scanvit.training.tuning.trial_process" in child.cmdline())
+    return trial
+
+
+def is_pending(signum: int, process: psutil.Process) -> bool:
+    """Whether the signal waits for a process that stands still."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    return bool(int(status.split("ShdPnd:")[1].split()[0], 16) >> (signum - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells which signals a process has not taken yet")
 def test_killed_and_interrupted_it_loses_no_trial_and_ends_the_same(scanvit: Scanvit, small_pack: Path, undisturbed: Path) -> None:
     connect(f"sqlite:///{scanvit.folder / 'mlflow.db'}").search_experiments()  # its tables take seconds: not in a trial's last ones
     out = scanvit.folder / "tune"
@@ -59,7 +73,12 @@ def test_killed_and_interrupted_it_loses_no_trial_and_ends_the_same(scanvit: Sca
     killed.communicate()
     interrupted = scanvit.start(*command)
     wait_until_under_way(out / "trials" / "0001", interrupted)
+    trial = the_trial_of(interrupted)
+    trial.suspend()  # else it may have come to its end before the search has heard the interrupt
+    wait_for(lambda: trial.status() == psutil.STATUS_STOPPED, "the trial stands still")
     os.kill(interrupted.pid, signal.SIGINT)
+    wait_for(lambda: is_pending(signal.SIGTERM, trial), "the search asks the trial to stop")
+    trial.resume()
     told = "".join(interrupted.communicate(timeout=600))
     assert interrupted.returncode == 130, told
     assert "goes on" in told

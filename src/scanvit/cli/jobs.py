@@ -70,8 +70,10 @@ def submit(
     from ..cluster.settings import ClusterSettings
     from ..core.loading import load_experiment
 
-    ClusterSettings(**settings_given(resources_per_worker, options))  # refuses here what the job would refuse
+    settings = ClusterSettings(**settings_given(resources_per_worker, options))
     prepared = load_experiment(experiment, overrides) if experiment else None
+    if prepared is not None:
+        settings.settle(prepared)  # refuses here what the job would refuse
     environment = job_environment(read_runtime_env(runtime_env), os.environ)
     time = f"{datetime.now():%Y%m%d-%H%M%S}"
     if resume is not None:

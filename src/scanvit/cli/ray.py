@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +73,7 @@ def train(
     from ..cluster.settings import ClusterSettings, load_settings
     from ..core.errors import PackMissingError
     from ..core.loading import load_experiment
+    from ..storage.new_folder import new_folder
     from ..training.run_folder import is_finished, load_run
 
     given = settings_given(resources_per_worker, options)
@@ -84,7 +84,8 @@ def train(
             return
     else:
         prepared, settings = load_experiment(str(experiment), overrides), ClusterSettings(**given)
-        folder = run_dir or Path("runs") / f"{prepared.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        settings.settle(prepared)
+        folder = run_dir
     pack = pack or settings.pack or prepared.data.pack or os.environ.get("DATA_PATH")
     if pack is None:
         raise PackMissingError("No pack is given to train on.", hint="Add --pack PACK. Make one with: scanvit data prepare SOURCES -o PACK")
@@ -97,6 +98,7 @@ def train(
     from ..cluster.train import train as train_on_cluster  # the slow import comes after everything that can be refused at once
     from .train import show
 
+    folder = folder or new_folder(Path("runs"), prepared.name)
     click.echo(f"Training {prepared.name} on {pack} into {folder}")
     show(train_on_cluster(prepared, source_of(pack, os.environ), folder, settings, address=address, dashboard=dashboard))
 

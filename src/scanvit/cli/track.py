@@ -21,8 +21,8 @@ def track() -> None:
 def sync(runs: tuple[Path, ...], uri: str | None) -> None:
     """Send what the server has not got yet of finished or interrupted runs.
 
-    A RUN may also be a folder of runs. Safe to repeat: nothing arrives twice. A server that a run has not been sent to before gets all of
-    it. A user name and a password come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    A RUN may also be a folder of runs, or a search, whose trials are sent with it. Safe to repeat: nothing arrives twice. A server that a run
+    has not been sent to before gets all of it. A user name and a password come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 
     \b
     Examples:
@@ -31,7 +31,7 @@ def sync(runs: tuple[Path, ...], uri: str | None) -> None:
       scanvit track sync runs/mine --uri http://tracking.example.org:5000
     """
     from ..core.errors import ConfigError, ScanvitError, TrackingError
-    from ..training.mlflow_client import describe_place
+    from ..storage.mlflow_client import describe_place
     from ..training.tracking import sync as send
     from . import printable
 
@@ -55,7 +55,7 @@ def sync(runs: tuple[Path, ...], uri: str | None) -> None:
 @_RUNS
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON a run.")
 def status(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Say where each run is tracked, and how far behind its copy there is. No server is asked.
+    """Say where each run is tracked, and how far behind its copy there is. No server is asked. Behind a search come its trials.
 
     \b
     Examples:
@@ -64,12 +64,16 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
     """
     import json
 
-    from ..training.mlflow_client import describe_place
-    from ..training.monitoring import read_status
+    from ..storage.mlflow_client import describe_place
+    from ..training.monitoring import read_status, status_or_reason
     from . import printable
 
-    for run_dir, _ in _find(runs):
-        found = read_status(run_dir)
+    for run_dir, is_one_of_many in _find(runs):
+        found = status_or_reason(run_dir) if is_one_of_many else read_status(run_dir)
+        if isinstance(found, str):
+            row = {"run": str(run_dir), "phase": "unreadable", "error": found}
+            click.echo(json.dumps(row) if as_json else printable(f"{run_dir}: cannot be read: {found}"))
+            continue
         state = found.tracking
         if as_json:
             values = {"run": str(run_dir), "phase": found.phase, "uri": state.uri, "run_id": state.run_id, "status": state.status}
@@ -125,12 +129,12 @@ def serve_metrics(runs: Path, host: str, port: int) -> None:
 
 
 def _find(paths: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
-    """(run, whether it was found in a folder of runs). Raises RunMissingError for a path that is neither."""
+    """(run, whether it was found in a folder of runs or a search). Raises RunMissingError for a path that is neither."""
     from ..core.errors import RunMissingError
-    from ..training.monitoring import find_runs
+    from ..training.monitoring import find_runs, trials_of
 
     for path in paths:
-        runs = find_runs(path)
+        runs = [folder for run in find_runs(path) for folder in (run, *trials_of(run))]
         if not runs:
             raise RunMissingError(f"{path} is no run and holds none.", hint="Give the folder that scanvit train made, or the folder of such folders.")
         yield from ((run, runs != [path]) for run in runs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,10 +72,8 @@ def _start(name: str, pack: Path | None, run_dir: Path | None, overrides: tuple[
     experiment = load_experiment(name, overrides)
     if pack is not None:
         experiment = replace(experiment, data=replace(experiment.data, pack=str(pack), fingerprint=None))
-    if run_dir is None:
-        if World.is_launched() or experiment.trainer.num_nodes > 1:
-            raise ConfigError("Several processes or machines have to write the same run.", hint="Say where it goes: --run-dir RUN")
-        run_dir = Path("runs") / f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if run_dir is None and (World.is_launched() or experiment.trainer.num_nodes > 1):
+        raise ConfigError("Several processes or machines have to write the same run.", hint="Say where it goes: --run-dir RUN")
     _launch(experiment, run_dir, max_restarts=max_restarts)
 
 
@@ -94,10 +91,11 @@ def _resume(run_dir: Path, pack: Path | None, *, max_restarts: int) -> None:
     _launch(experiment, run_dir, max_restarts=max_restarts)
 
 
-def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None:
+def _launch(experiment: Experiment, run_dir: Path | None, *, max_restarts: int) -> None:
     from ..core.errors import PackMissingError
     from ..core.runtime import World
     from ..data.pack import Pack
+    from ..storage.new_folder import new_folder
 
     if experiment.data.pack is None:
         raise PackMissingError("No pack is given to train on.", hint="Add --pack PACK. Make one with: scanvit data prepare SOURCES -o PACK")
@@ -105,6 +103,7 @@ def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None
 
     from ..training.launch import launch  # the slow import comes after everything that can be refused at once
 
+    run_dir = run_dir or new_folder(Path("runs"), experiment.name)
     is_first = World.from_environment().rank == 0
     if is_first:
         click.echo(f"Training {experiment.name} on {experiment.data.pack} into {run_dir}")
@@ -120,7 +119,7 @@ def _launch(experiment: Experiment, run_dir: Path, *, max_restarts: int) -> None
 
 def show(result: FitResult) -> None:
     """Where everything is, and what to type next."""
-    from ..training.mlflow_client import describe_place
+    from ..storage.mlflow_client import describe_place
     from ..training.tracking_state import TrackingState
 
     rows = {"run": result.run_dir, "best epoch": f"{result.best_epoch}, val_loss {result.best_val_loss:.4f}", "weights": result.run_dir / "checkpoint.pth"}

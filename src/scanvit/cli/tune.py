@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +72,7 @@ def tune(
     from ..core.errors import ConfigError, PackMissingError
     from ..core.loading import load_experiment, parse_yaml, read_text
     from ..data.pack import Pack
+    from ..storage.new_folder import new_folder
     from ..training.tuning.space import DEFAULT_SPACE, Range, parse_overrides, parse_space
 
     searched, fixed = parse_overrides(overrides)
@@ -85,11 +85,11 @@ def tune(
     if base.data.pack is None:
         raise PackMissingError("No pack is given to train on.", hint="Add --pack PACK. Make one with: scanvit data prepare SOURCES -o PACK")
     opened = Pack.open(base.data.pack)
-    out = out or Path("tunes") / f"{base.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
     from ..training.tuning.search import Budget, Settings, search  # slow to import: after all that can be refused at once
     from .progress import stoppable
 
+    out = out or new_folder(Path("tunes"), base.name)
     click.echo(f"Searching from {base.name} on {base.data.pack} into {out}")
     for key, values in searched.items():
         click.echo(f"  {key}: {values}")

@@ -22,7 +22,7 @@ def ui(runs: Path, port: int) -> None:
     RUNS is the folder that holds the run folders and their mlflow.db. The pages listen on this machine alone.
     """
     from ..core.errors import RunMissingError, TrackingError
-    from ..training.mlflow_client import local_tracking_uri, pages
+    from ..storage.mlflow_client import local_tracking_uri, pages
 
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if server.startswith("http"):

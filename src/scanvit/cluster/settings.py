@@ -7,10 +7,12 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..core.config import Experiment
 from ..core.errors import ConfigError, RunMissingError
+from ..storage.mlflow_client import absolute_uri
 
 TRAVELLING = ("AWS_", "OS_", "ST_", "MLFLOW_TRACKING_", "MLFLOW_S3_")
 """Beginnings of the variables that workers need to reach storage, packs and tracking."""
@@ -65,8 +67,27 @@ class ClusterSettings:
         """The resources of one worker; ``cpus`` are those it gets unless told otherwise."""
         return {"CPU": cpus} | ({"GPU": 1.0} if self.use_gpu else {}) | dict(self.resources)
 
+    def settle(self, experiment: Experiment) -> Experiment:
+        """With what the cluster decides: so that ``scanvit train RUN/experiment.yaml`` repeats the run with as many processes on one machine.
 
+        Raises ConfigError where the experiment asks for something else.
+        """
+        decided = replace(experiment.trainer, devices=self.num_workers, num_nodes=1, accelerator="gpu" if self.use_gpu else "cpu")
+        for key, hint in _SAID_BY.items():
+            asked, value = getattr(experiment.trainer, key), getattr(decided, key)
+            if asked not in ("auto", value):
+                raise ConfigError(f"trainer.{key} is {asked}, but on the cluster it would be {value}.", hint=f"{hint}; leave trainer.{key} out.")
+        return replace(experiment, trainer=decided)
+
+
+_SAID_BY = {
+    "devices": "Say how many processes train with --num-workers",
+    "num_nodes": "Ray chooses the nodes of the --num-workers processes",
+    "accelerator": "Say that workers train on GPUs with --use-gpu, and without it that they do not",
+}
 STATE = "cluster.json"
+OWN_STORAGE = "ray"
+"""The storage of a run that was given none, in its run folder: it goes where that goes."""
 
 
 def load_settings(run_dir: Path) -> ClusterSettings:
@@ -74,7 +95,11 @@ def load_settings(run_dir: Path) -> ClusterSettings:
     file = run_dir / STATE
     if not file.is_file():
         raise RunMissingError(f"{run_dir} is no run on a cluster: it has no {STATE}.", hint="Give the folder that scanvit ray train made.")
-    return ClusterSettings(**json.loads(file.read_text(encoding="utf-8")))
+    settings = ClusterSettings(**json.loads(file.read_text(encoding="utf-8")))
+    own = run_dir.resolve() / OWN_STORAGE
+    if settings.storage == str(own) or (own / str(settings.name)).is_dir():  # older versions noted where that was, perhaps before the folder was moved
+        settings = replace(settings, storage=None)
+    return settings
 
 
 def parse_resources(text: str) -> dict[str, float]:
@@ -94,7 +119,8 @@ def parse_resources(text: str) -> dict[str, float]:
 
 def travelling(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that go with a run to its workers. They hold secrets: never shown, logged or written to a file."""
-    return {name: value for name, value in environment.items() if name.startswith(TRAVELLING)}
+    found = {name: value for name, value in environment.items() if name.startswith(TRAVELLING)}
+    return {name: absolute_uri(value) if name == "MLFLOW_TRACKING_URI" else value for name, value in found.items()}  # workers stand in other folders
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:

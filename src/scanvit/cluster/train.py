@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..core.config import Experiment
-from ..core.errors import ClusterError, ClusterResourcesError, PreemptedError, RunExistsError, RunMissingError, ScanvitError
+from ..core.errors import ClusterError, ClusterResourcesError, PreemptedError, RunExistsError, RunMissingError, ScanvitError, StorageError
 from ..data.pack import Pack
 from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
@@ -30,7 +30,7 @@ from . import bundle
 from .packs import PackSource, obtain
 from .preflight import check_nodes
 from .session import connected
-from .settings import STATE, ClusterSettings, cache_folder, load_settings, travelling
+from .settings import OWN_STORAGE, STATE, ClusterSettings, cache_folder, load_settings, travelling
 from .storage import Storage, insist, open_storage
 from .terminal import say
 from .watch import Watch
@@ -45,9 +45,11 @@ def train(
     Raises ClusterError and its kinds, PreemptedError when told to stop, and what ``fit`` raises. Whatever is raised, the same call goes on.
     """
     marks = {"start": time.time()}
+    _refuse_change(run_dir, settings)
+    experiment = settings.settle(experiment)
     opened = obtain(pack, cache_folder())
     pack = replace(pack, fingerprint=opened.fingerprint)
-    experiment = bind(_resolved(experiment, settings), opened)
+    experiment = bind(experiment, opened)
     with locked(run_dir):
         open_run(run_dir, experiment)
         name, storage = _place(run_dir, replace(settings, pack=str(pack)))
@@ -100,31 +102,30 @@ def take_up(address: str, run_dir: Path) -> None:
             except OSError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise RunMissingError(f"{address} holds no run on a cluster: {reason}.", hint="Give the folder STORAGE/NAME of a run.") from None
+        place, _, name = storage.address.rpartition("/")  # where the run is, wherever it began: its storage may be in the run folder that it began in
+        write_json(folder / STATE, asdict(replace(load_settings(folder), storage=place, name=name)))
 
 
-def _resolved(experiment: Experiment, settings: ClusterSettings) -> Experiment:
-    """With what the cluster settles: so that ``scanvit train RUN/experiment.yaml`` repeats the run with as many processes on one machine."""
-    accelerator: Literal["gpu", "cpu"] = "gpu" if settings.use_gpu else "cpu"
-    return replace(experiment, trainer=replace(experiment.trainer, accelerator=accelerator, devices=settings.num_workers, num_nodes=1))
+def _refuse_change(run_dir: Path, settings: ClusterSettings) -> None:
+    """Raises RunExistsError where the folder's run was started with another storage, name or number of workers."""
+    if not (run_dir / STATE).is_file():
+        return
+    known = load_settings(run_dir)
+    settings = replace(settings, name=settings.name or known.name)
+    for key in ("storage", "num_workers", "name"):
+        if getattr(known, key) != getattr(settings, key):
+            raise RunExistsError(
+                f"{run_dir} holds a run with {key.replace('_', ' ')} {getattr(known, key)}, not {getattr(settings, key)}.",
+                hint=f"Choose another --run-dir, or continue that run unchanged: scanvit ray train --resume {run_dir}",
+            )
 
 
 def _place(run_dir: Path, settings: ClusterSettings) -> tuple[str, Storage]:
     """The run's name for Ray and its folder in the storage: as they were first chosen, when the run is continued."""
-    settings = replace(settings, storage=settings.storage or str(run_dir.resolve() / "ray"))
-    if (run_dir / STATE).is_file():
-        known = load_settings(run_dir)
-        settings = replace(settings, name=settings.name or known.name)
-        for key in ("storage", "num_workers", "name"):
-            if getattr(known, key) != getattr(settings, key):
-                raise RunExistsError(
-                    f"{run_dir} holds a run with {key.replace('_', ' ')} {getattr(known, key)}, not {getattr(settings, key)}.",
-                    hint=f"Choose another --run-dir, or continue that run unchanged: scanvit ray train --resume {run_dir}",
-                )
-    settings = replace(settings, name=settings.name or f"{run_dir.resolve().name}-{uuid.uuid4().hex[:8]}")
-    write_json(run_dir / STATE, asdict(settings))
-    assert settings.storage is not None
-    assert settings.name is not None
-    return settings.name, open_storage(settings.storage, os.environ).below(settings.name)
+    known = load_settings(run_dir).name if (run_dir / STATE).is_file() else None
+    name = settings.name or known or f"{run_dir.resolve().name}-{uuid.uuid4().hex[:8]}"
+    write_json(run_dir / STATE, asdict(replace(settings, name=name)))
+    return name, open_storage(settings.storage or str(run_dir / OWN_STORAGE), os.environ).below(name)
 
 
 def _gpus(settings: ClusterSettings) -> float | None:
@@ -138,10 +139,13 @@ def _publish(opened: Pack, pack: PackSource, storage: Storage) -> PackSource:
     place = f"{storage.address.rpartition('/')[0]}/packs/{opened.fingerprint}"
     if storage.is_local:  # the nodes share it
         folder = Path(place)
-        if not folder.is_dir():
-            temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-            shutil.copytree(opened.path, temporary)
-            os.replace(temporary, folder)
+        try:
+            if not folder.is_dir():
+                with atomic_folder(folder) as temporary:
+                    shutil.copytree(opened.path, temporary, dirs_exist_ok=True)
+        except (OSError, StorageError):
+            if not folder.is_dir():  # else another run was quicker, and its copy is as good: it appeared whole
+                raise
         return replace(pack, path=str(folder))
     remote = parse_remote(place)
     push(open_store(remote, os.environ, engine="pyarrow"), opened.path)

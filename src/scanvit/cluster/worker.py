@@ -31,8 +31,9 @@ from .storage import Storage, insist
 INSIDE_EPOCH = 1e30
 """Reported as val_loss by a checkpoint inside an epoch: no number, and it would count as the best; so it is the worst."""
 _PENDING = 4
-_PREPARE_S = 3600.0
 """Checkpoints at epochs' ends that may wait for the storage at the same time."""
+_PREPARE_S = 3600.0
+"""For how long the workers wait for the slowest one's pack and state."""
 _LAST_UPLOADS_S = 30.0
 
 
@@ -65,7 +66,7 @@ def work(assignment: Assignment, board: Any) -> None:
     progress.join(node=node_address(ray), world_size=world_size)
     progress.mark("workers started")
     with _folder(assignment.name, rank) as run_dir:
-        pack, fault = _prepare(assignment, run_dir, progress)
+        pack, fault = _prepare(assignment, run_dir, progress, reads=context.get_local_rank() == 0)
         if fault is not None or pack is None:
             if rank == 0:
                 ray.get(board.end.remote({"error": fault}))
@@ -74,8 +75,11 @@ def work(assignment: Assignment, board: Any) -> None:
         _train(assignment, pack, run_dir, progress)
 
 
-def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> tuple[Pack | None, ScanvitError | None]:
-    """The pack, and the run folder as the newest checkpoint left it; or the first rank's error, on all ranks."""
+def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress, *, reads: bool) -> tuple[Pack | None, ScanvitError | None]:
+    """The pack, and the run folder as the newest checkpoint left it; or the first rank's error, on all ranks.
+
+    ``reads``: whether this process compares the arrays with the pack's SHA-256, as one of each node does at every start.
+    """
     from torch import distributed
 
     pack, fault, step = None, None, None
@@ -83,6 +87,8 @@ def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress) -> 
     group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=_PREPARE_S)) if distributed.is_initialized() else None
     try:
         pack = obtain(assignment.pack, cache_folder())
+        if reads:
+            pack.verify(("train", "val"))
         write_text(run_dir / SETTINGS, experiment_to_yaml(bind(assignment.experiment, pack)))
         step = bundle.restore(assignment.storage, run_dir, say=progress.announce)
         if step is None:

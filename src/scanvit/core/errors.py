@@ -51,6 +51,10 @@ The number is the exit code of the process. 2 is a usage error (click), 130 an i
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -252,3 +256,21 @@ class RemoteError(PlatformError):
 
 class CloudError(PlatformError):
     exit_code = 96
+
+
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write ``path`` into errors of our own tree."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
+            ) from error
+        if error.errno in _NO_PLACE:
+            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose another name or folder, one that you may write to.") from error
+        raise

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .errors import storage_errors
+
 FILE_NAME = "events.jsonl"
 
 
@@ -30,24 +32,30 @@ class EventLog:
     def __init__(self, run_dir: Path | str) -> None:
         self.path = Path(run_dir) / FILE_NAME
         self._lock = threading.Lock()
-        _end_last_line(self.path)
+        with storage_errors(self.path):
+            _end_last_line(self.path)
 
     def write(self, kind: str, *, epoch: int = 0, step: int = 0, **values: Any) -> None:
-        """Numbers that JSON does not know (NaN, infinity) are written as null."""
+        """A whole line or, on a full disk, none. Numbers that JSON does not know (NaN, infinity) are written as null."""
         event = {"time": round(time.time(), 3), "kind": kind, "epoch": epoch, "step": step, "values": {k: _plain(v) for k, v in values.items()}}
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
-        with self._lock, open(self.path, "ab") as file:
-            file.write(line.encode("utf-8"))
-            file.flush()
-            if kind != "metrics":
-                os.fsync(file.fileno())
+        rest = (json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        with self._lock, storage_errors(self.path), open(self.path, "ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                if kind != "metrics":
+                    os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # the next event would be glued to half a line, and both lost
+                raise
 
     def metrics(self, values: Mapping[str, float], *, epoch: int, step: int) -> None:
         self.write("metrics", epoch=epoch, step=step, **values)
 
 
 def read_events(run_dir: Path | str) -> Iterator[dict[str, Any]]:
-    """All whole lines, in order. A line cut short by a kill is left out."""
+    """All whole lines, in order. One cut short, by a kill or by a full disk under an older version, is left out."""
     path = Path(run_dir) / FILE_NAME
     if not path.is_file():
         return

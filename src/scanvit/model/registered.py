@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.errors import CheckpointError
+from ..storage.mlflow_client import explain, prepare_mlflow, without_credentials
 
 FILE_NAME = "checkpoint.pth"
 
@@ -24,7 +25,7 @@ def downloaded(address: str) -> Iterator[Path]:
 
     Raises CheckpointError where it cannot be had.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    prepare_mlflow()
     wanted = f"{address}/{FILE_NAME}" if address.startswith("runs:/") and not address.endswith(".pth") else address
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -34,9 +35,10 @@ def downloaded(address: str) -> Iterator[Path]:
 
                 found = Path(download_artifacts(wanted, dst_path=folder))
         except Exception as error:
-            reason = " ".join(str(error).split())[:160]
+            server = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", "")) or "MLflow"
             raise CheckpointError(
-                f"{address} cannot be fetched: {reason}", hint="Check the address, and MLFLOW_TRACKING_URI, which says where MLflow is."
+                f"{address} cannot be fetched from {server}: {explain(error).rstrip('.')}.",
+                hint="Check the address, and MLFLOW_TRACKING_URI, which says where MLflow is.",
             ) from None
         path = found if found.is_file() else next(iter(sorted(found.rglob(FILE_NAME))), None)
         if path is None:

@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all, and the one place where a full disk becomes a clear error."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import os
@@ -13,26 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..core.errors import NoSpaceError, StorageError
+from ..core.errors import storage_errors as storage_errors
 
 _RANDOM = "[a-z0-9_]" * 8
 """What tempfile puts into a name. ``*`` would also fit the temporary name of ``NAME.v2``, whose writer may be at work."""
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write ``path`` into errors of our own tree."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(
-                f"No space is left to write {path}.", hint="Free some space or choose another folder, then run the same command again."
-            ) from error
-        if error.errno in _NO_PLACE:
-            raise StorageError(f"{path} cannot be written: {error.strerror}.", hint="Choose another name or folder, one that you may write to.") from error
-        raise
 
 
 @contextmanager

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import ScanvitError
 from ..core.events import FILE_NAME, parse_event
 from .run_folder import SETTINGS, is_being_trained, load_run
 from .tracking_state import TrackingState, unsent
+
+log = logging.getLogger(__name__)
 
 _TAIL_BYTES = 1 << 19
 _GPU = re.compile(r"system/gpu_(\d+)_utilization_percentage")
@@ -45,6 +50,11 @@ def find_runs(path: Path) -> list[Path]:
     return sorted(file.parent for file in path.glob(f"*/{FILE_NAME}") if (file.parent / SETTINGS).is_file())
 
 
+def trials_of(run_dir: Path) -> list[Path]:
+    """The runs that a search has begun, in their order; none of any other run."""
+    return find_runs(run_dir / "trials")
+
+
 def read_status(run_dir: Path) -> RunStatus:
     latest: dict[str, float] = {}
     phase = "running"
@@ -59,14 +69,29 @@ def read_status(run_dir: Path) -> RunStatus:
         phase = "killed"
     state = TrackingState.load(run_dir)
     rest = unsent(run_dir, state) if load_run(run_dir).tracking.mlflow else b""
-    oldest = parse_event(rest.split(b"\n", 1)[0]) if rest else None
+    oldest = next(filter(None, map(parse_event, rest.splitlines())), None)
     behind_s = max(0.0, time.time() - float(oldest["time"])) if oldest else 0.0
     return RunStatus(run_dir=run_dir, phase=phase, latest=latest, tracking=state, behind_bytes=len(rest), behind_s=behind_s)
 
 
+def status_or_reason(run_dir: Path) -> RunStatus | str:
+    """Why it cannot be told, where it cannot: one run that is damaged, or of another version, must not hide the others of its folder."""
+    try:
+        return read_status(run_dir)
+    except ScanvitError as error:
+        return error.message
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def exposition(runs: Sequence[Path]) -> str:
-    """Prometheus's text format, version 0.0.4: one sample a run of each figure that the run has."""
-    statuses = [read_status(run) for run in runs]
+    """Prometheus's text format, version 0.0.4: one sample a run of each figure that the run has. A run that cannot be read is left out."""
+    statuses = []
+    for run in runs:
+        if isinstance(found := status_or_reason(run), str):
+            _leave_out(run, found)
+        else:
+            statuses.append(found)
     families: dict[str, tuple[str, list[tuple[dict[str, str], float]]]] = {}
 
     def add(name: str, about: str, status: RunStatus, value: float, **labels: str) -> None:
@@ -87,6 +112,11 @@ def exposition(runs: Sequence[Path]) -> str:
         lines += [f"# HELP {name} {about}", f"# TYPE {name} gauge"]
         lines += [f"{name}{{{_labels(labels)}}} {_number(value)}" for labels, value in samples]
     return "\n".join([*lines, ""])
+
+
+@cache  # the page is asked for every few seconds
+def _leave_out(run_dir: Path, reason: str) -> None:
+    log.warning("%s is left out: %s", run_dir, reason)
 
 
 def _labels(labels: dict[str, str]) -> str:

@@ -18,8 +18,8 @@ from ..evaluation.served import save_served
 from ..model.checkpoint import Classifier, load_model
 from ..model.registered import FILE_NAME as CHECKPOINT
 from ..storage.checksum import sha256_file
+from ..storage.mlflow_client import connect, describe_place, error_code, explain, patience
 from .description import audit_verdict
-from .mlflow_client import connect, describe_place, error_code, explain, patience
 from .run_folder import load_run
 from .shipper import Shipper
 from .tracking import sync

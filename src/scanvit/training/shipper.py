@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError, TrackingError
 from ..core.events import FILE_NAME, parse_event
-from .mlflow_client import brief, connect, default_tracking_uri, error_code, explain, is_refusal, patience
+from ..storage.mlflow_client import absolute_uri, brief, connect, default_tracking_uri, error_code, explain, is_refusal, patience
 from .mlflow_runs import experiment_id, find_or_create_run, remove_ghosts
 from .tracking_state import FILE_NAME as STATE_FILE
 from .tracking_state import TrackingState, bytes_behind, exclusive
@@ -85,7 +85,7 @@ class Shipper:
     def _load(self) -> TrackingState:
         state = TrackingState.load(self.run_dir)
         # With credentials, where there are any; the state keeps the address alone.
-        self.target = self._given_uri or os.environ.get("MLFLOW_TRACKING_URI") or state.uri or default_tracking_uri(self.run_dir)
+        self.target = absolute_uri(self._given_uri or os.environ.get("MLFLOW_TRACKING_URI") or state.uri or default_tracking_uri(self.run_dir))
         state.aim(self.target)
         return state
 

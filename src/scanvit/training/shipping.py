@@ -19,7 +19,7 @@ from pathlib import Path
 from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError
 from ..core.loading import load_experiment
-from .mlflow_client import explain, make_local_store
+from ..storage.mlflow_client import explain, make_local_store
 from .run_folder import SETTINGS, is_being_trained
 from .shipper import Shipper
 
@@ -42,15 +42,19 @@ class ShippingProcess:
         package_root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-m", "scanvit.training.shipping", str(self.run_dir), *(["once"] if self.once else [])]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path})
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path})
+        except OSError as error:  # no memory or process left: no reason to end a training
+            log.warning("The tracking does not start: %s. The events are kept; send them with: scanvit track sync %s", error.strerror, self.run_dir)
+            self._process = None
 
     def stop(self) -> None:
         """Wait until everything has been sent, for at most ``drain_timeout_s``."""
-        if self._process is None:
-            return
-        if self._process.poll() is not None:  # somebody ended it, as a machine short of memory does
+        if self._process and self._process.poll() is not None:  # somebody ended it, as a machine short of memory does
             self.start()
         process, self._process = self._process, None
+        if process is None:
+            return
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()

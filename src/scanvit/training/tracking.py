@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, RunMissingError, ScanvitError, TrackingError
 from ..core.events import FILE_NAME, EventLog
 from ..core.loading import load_experiment
-from .mlflow_client import error_code, explain
+from ..storage.mlflow_client import error_code, explain
 from .run_folder import is_being_trained
 from .shipper import Shipper
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.errors import TrackingError
 from ..core.events import FILE_NAME as EVENTS
 from ..storage.atomic import storage_errors, write_json
-from .mlflow_client import default_tracking_uri, without_credentials
+from ..storage.mlflow_client import absolute_uri, default_tracking_uri, without_credentials
 
 FILE_NAME = "tracking.json"
 _MOST_REFUSALS = 20
@@ -28,7 +28,7 @@ class TrackingState:
     parent: str | None = None
     """Folder of the run that this one is a part of, relative to this one's: of a search, for its trials."""
     uri: str | None = None
-    """Of the tracking server, never with credentials."""
+    """Of the tracking server, never with credentials or a relative path."""
     run_id: str | None = None
     """MLflow's, on that server."""
     experiment_id: str | None = None
@@ -55,11 +55,11 @@ class TrackingState:
             stored = json.loads((run_dir / FILE_NAME).read_text(encoding="utf-8"))
             known = {f.name: f for f in fields(cls)}
             state = cls(**{key: value for key, value in stored.items() if key in known})
+            if max(state.offset, state.artifacts_offset) > _size(run_dir / EVENTS):  # an older copy of the events came back, as after a lost node
+                state.offset = state.artifacts_offset = 0
         except (OSError, ValueError, TypeError, AttributeError):
             state = cls()
         state.run_key = state.run_key or uuid.uuid4().hex
-        if max(state.offset, state.artifacts_offset) > _size(run_dir / EVENTS):  # an older copy of the events came back, as after a lost node
-            state.offset = state.artifacts_offset = 0
         return state
 
     def save(self, run_dir: Path) -> None:
@@ -73,7 +73,7 @@ class TrackingState:
 
     def aim(self, uri: str) -> None:
         """Turn to a server. Another one than before gets everything; what it has got already is not sent twice."""
-        uri = without_credentials(uri)
+        uri = without_credentials(absolute_uri(uri))
         if uri != self.uri:
             self.uri, self.run_id, self.status = uri, None, None
             self.restart()

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.integration.cluster_harness import RayCluster
+from tests.integration.cluster_harness import RayCluster, wait_for
 from tests.integration.faults.conftest import Fault
 from tests.integration.faults.ray_runs import Disturbed, RayRun
 
+from scanvit.cluster.bundle import LAST
 from scanvit.data.prepare import prepare
+from scanvit.storage.checksum import sha256_file
 
 pytestmark = [
     pytest.mark.soak,
@@ -87,6 +89,7 @@ def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPat
     found = {}
 
     run.wait_for_step(60)
+    wait_for_two_checkpoints(folder / "storage")
     found["killed"] = Disturbed(run)
     run.kill(signal.SIGKILL)
     found["killed"].ended(code=-signal.SIGKILL)
@@ -94,6 +97,7 @@ def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPat
     found["killed"].again()
 
     run.wait_for_step(found["killed"].made + 40)
+    wait_for_two_checkpoints(folder / "storage")
     found["stopped"] = Disturbed(run)
     run.kill(signal.SIGTERM)
     found["stopped"].ended(code=75)
@@ -115,10 +119,22 @@ def ends(cluster: RayCluster, small_pack: Path, tmp_path_factory: pytest.TempPat
     run.close()
 
 
+def wait_for_two_checkpoints(storage: Path) -> None:
+    """Whole ones: the newest is damaged next, and the run goes on from the one before."""
+
+    def is_whole(file: Path) -> bool:
+        try:
+            return sha256_file(file.parent / LAST) == json.loads(file.read_bytes())["files"][LAST]["sha256"]
+        except FileNotFoundError:  # a better one has taken its place
+            return False
+
+    wait_for(lambda: sum(map(is_whole, storage.glob("driver-*/checkpoint*/bundle.json"))) >= 2, "two whole checkpoints in the storage")
+
+
 def damage(storage: Path, *, truncate: bool) -> None:
     """The newest checkpoint's."""
     newest = max(storage.glob("driver-*/checkpoint*/bundle.json"), key=lambda file: json.loads(file.read_bytes())["step"])
-    file = newest.parent / "checkpoints" / "last.ckpt"
+    file = newest.parent / LAST
     content = bytearray(file.read_bytes())
     if truncate:
         del content[-1000:]

@@ -31,11 +31,13 @@ def test_wrong_usage_is_explained(arguments: list[str], said: str, capsys: pytes
     [
         (["train", "tiny", "--num-workers", "0"], 10, "number of workers is 0"),
         (["train", "tiny", "--resources-per-worker", "GPU"], 10, "is no resource"),
+        (["train", "tiny", "--set", "trainer.accelerator=gpu"], 10, "trainer.accelerator is gpu, but on the cluster it would be cpu"),
         (["train", "unknown"], 11, "no experiment 'unknown'"),
         (["train", "tiny"], 31, "No pack is given"),
         (["train", "--resume", "nowhere"], 41, "nowhere is no run"),
         (["submit", "tiny", "--storage", "s3://ray", "--address", "head:8265"], 10, "no address of a job server"),
         (["submit", "tiny", "--storage", "s3://ray", "--min-workers", "2"], 10, "least number of workers"),
+        (["submit", "tiny", "--storage", "s3://ray", "--set", "trainer.devices=4"], 10, "trainer.devices is 4, but on the cluster it would be 1"),
     ],
 )
 def test_mistakes_have_exit_codes(

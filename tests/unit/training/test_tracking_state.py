@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from scanvit.core.config import Experiment
+from scanvit.core.config import Experiment, TrackingConfig
 from scanvit.core.errors import TrackingError
 from scanvit.core.events import EventLog
 from scanvit.training.run_folder import is_being_trained, locked, open_run
+from scanvit.training.shipper import Shipper
+from scanvit.training.shipping import ShippingProcess
 from scanvit.training.tracking_state import TrackingState, bytes_behind, ensure_run_key, exclusive
 
 
@@ -35,6 +38,29 @@ def test_no_password_reaches_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads((tmp_path / "tracking.json").read_text())["uri"] == "https://example.org:5000/mlflow"
 
 
+def test_a_relative_file_is_noted_as_the_one_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert Shipper(tmp_path / "run", TrackingConfig()).target == f"sqlite:///{tmp_path}/mlflow.db"
+    ensure_run_key(tmp_path / "run")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Shipper(tmp_path / "run", TrackingConfig()).uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_tracking_that_cannot_start_is_no_fault_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("scanvit.training.shipping.subprocess.Popen", refuse)
+    shipping = ShippingProcess(tmp_path, TrackingConfig())
+    shipping.start()
+    shipping.stop()
+    assert "scanvit track sync" in caplog.text
+    assert not shipping.shipper().complete
+
+
 def test_turning_to_another_server_keeps_the_key_and_starts_over(tmp_path: Path) -> None:
     state = TrackingState(run_key="k", uri="http://a", run_id="1", offset=7, artifacts_offset=7, status="FINISHED")
     state.aim("http://ann:" + "secret@a")
@@ -50,7 +76,7 @@ def test_a_record_that_became_shorter_is_read_from_its_start(tmp_path: Path) -> 
     assert (state.run_key, state.run_id, state.offset, state.artifacts_offset) == ("k", "1", 0, 0)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"run_key": "k", "of a later version": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"run_key": "k", "of a later version": 1}', '{"offset": "7"}'])
 def test_a_damaged_or_foreign_file_is_no_obstacle(tmp_path: Path, content: str) -> None:
     (tmp_path / "tracking.json").write_text(content)
     assert TrackingState.load(tmp_path).run_key

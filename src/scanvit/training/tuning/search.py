@@ -24,8 +24,8 @@ from ...core.errors import RunExistsError, TrialsFailedError
 from ...core.events import EventLog
 from ...core.loading import experiment_to_dict, experiment_to_yaml, parse_yaml, read_text
 from ...data.pack import Pack
-from ...storage.atomic import write_text
-from ..mlflow_client import default_tracking_uri
+from ...storage.atomic import remove_leftovers, write_text
+from ...storage.mlflow_client import default_tracking_uri
 from ..run_folder import SETTINGS, bind, locked, refuse_other_settings
 from ..shipping import ship_now
 from ..tracking_state import TrackingState, bytes_behind, ensure_run_key
@@ -75,7 +75,8 @@ def search(experiment: Experiment, pack: Pack, folder: Path, *, space: Space, se
     Killed anywhere and started again, it takes up the trials that were under way from their checkpoints; none is lost or counted twice.
 
     Raises ConfigError for a space that the experiment cannot take, RunExistsError for a folder with another search, RunError where another
-    process is at work in it, TrialsFailedError where no trial came to a figure, and KeyboardInterrupt.
+    process is at work in it, TrialsFailedError where no trial came to a figure, what no recipe is to blame for (a pack, a disk or a tracking that
+    cannot be used) from whichever trial meets it first, and KeyboardInterrupt.
     """
     experiment = bind(experiment, pack)
     check_space(space, experiment)
@@ -187,6 +188,8 @@ class _Search:
         end = partial(self.study.end, trial.number, best_epoch=figures.best_epoch, time_s=figures.time_s)
         if trial.finished:
             end("complete", value=figures.value)
+        elif error and (kind := trial.fault_of_surroundings):  # it stays unfinished: the same command goes on with it
+            raise kind(f"Trial {trial.number} cannot go on: {error}", hint=f"Mend that; then the same command goes on with the search in {self.folder}.")
         elif trial.stopped:
             end("pruned", value=figures.value)
         elif error is None:  # somebody else sent it a signal: it goes on from its checkpoint
@@ -220,6 +223,7 @@ def open_search(folder: Path, experiment: Experiment, space: Space, settings: Se
     elif (folder / SETTINGS).is_file():
         raise RunExistsError(f"{folder} holds a run, not a search.", hint="Choose another --out.")
     else:
+        remove_leftovers(path)
         if folder.is_dir() and any(found.name not in (".lock", SEARCH) for found in folder.iterdir()):
             raise RunExistsError(f"{folder} is not empty and holds no search.", hint="Choose another --out.")
         write_text(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))

@@ -5,6 +5,7 @@ It ends with the search that started it, however that ends, because that holds t
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import ScanvitError
+from ...core.errors import ScanvitError, StorageError
 from ..worker import UNEXPECTED, _stop_without_launcher
 
 
@@ -32,7 +33,8 @@ def main() -> int:
     except Exception as error:
         traceback.print_exc()
         _tell(f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}")
-        return UNEXPECTED
+        is_disk = isinstance(error, OSError) and error.errno != errno.ENOMEM
+        return StorageError.exit_code if is_disk else UNEXPECTED
     return 0
 
 

@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core import errors
 from ...core.config import Experiment
-from ...core.errors import PreemptedError
+from ...core.errors import DataError, PackError, PreemptedError, RunError, RunExistsError, RunMissingError, ScanvitError, StorageError, TrackingError
 from ...core.events import FILE_NAME, metric_history, parse_event
 from ...core.loading import experiment_to_dict
 from ..run_folder import is_being_trained, is_finished
@@ -21,6 +22,12 @@ from ..run_folder import is_being_trained, is_finished
 _LAST_WORDS_S = 60.0
 """How long a trial may take to write its checkpoint and end, beside the tracking's ``drain_timeout_s``."""
 _RESTARTS = 1
+_SURROUNDINGS = {
+    kind.exit_code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and (issubclass(kind, DataError | PackError | StorageError) or kind in (RunError, RunMissingError, RunExistsError, TrackingError))
+}
+"""What no recipe is to blame for, by exit code: the next trial would meet it as well. A process that was lost may have run out of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +141,8 @@ class TrialProcess:
             return str(json.loads(said[-1]))
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"Its process {cause}; see {self.run_dir.with_suffix('.log')}."
+
+    @property
+    def fault_of_surroundings(self) -> type[ScanvitError] | None:
+        """The kind of what ended it, where its recipe is not to blame."""
+        return _SURROUNDINGS.get(self._process.returncode) if self._process else None

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from scanvit.core.config import Experiment
-from scanvit.core.errors import RunExistsError
+from scanvit.core.errors import NoSpaceError, PackMissingError, RunExistsError, RunMissingError, ScanvitError, StorageError, TrackingError
 from scanvit.core.events import EventLog
 from scanvit.core.loading import load_experiment
+from scanvit.data.pack import Pack
 from scanvit.training.tuning.results import write_results
-from scanvit.training.tuning.search import Settings, open_search
+from scanvit.training.tuning.search import Settings, _Search, open_search
 from scanvit.training.tuning.space import Range
-from scanvit.training.tuning.study import Study
+from scanvit.training.tuning.study import Study, TrialRow
 from scanvit.training.tuning.trials import Figures, TrialProcess
 
 SPACE = {"optimizer.lr": Range.parse("", "loguniform(1e-4, 1e-2)")}
@@ -37,6 +40,51 @@ def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("seed: 1")
     with pytest.raises(RunExistsError, match="holds a run"):
         open_search(tmp_path, Experiment(), SPACE, Settings())
+
+
+def test_a_folder_where_a_search_was_killed_at_its_very_start_takes_it(tmp_path: Path) -> None:
+    (tmp_path / ".search.yaml.k1ll3d.tmp").write_text("metr")
+    open_search(tmp_path, Experiment(), SPACE, Settings())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "search.yaml"]
+
+
+class Silent:
+    def begun(self, number: int, params: dict[str, object], *, again: bool) -> None: ...
+    def epoch(self, number: int, epoch: int, value: float) -> None: ...
+    def ended(self, row: TrialRow, done: int) -> None: ...
+
+
+def close_a_trial(folder: Path, pack: Path, *, code: int) -> list[str]:
+    """States of the study's trials after one whose process ended with this exit code."""
+    study = Study(folder, SPACE, metric="val_loss", pruner="none", seed=0, max_epochs=3)
+    experiment = load_experiment("tiny", ["tracking.mlflow=false"])
+    search = _Search(experiment, Pack.open(pack), folder, study, Settings(), Silent())
+    trial = TrialProcess(study.ask(), experiment, pack=pack, run_dir=folder / "trials" / "0000")
+    says = f"import json, sys; print(json.dumps('It is so.')); sys.exit({code})"
+    trial._process = subprocess.Popen([sys.executable, "-c", says], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    search.running.append(trial)
+    try:
+        search._close(trial)
+    finally:
+        assert trial._process.stdout is not None
+        trial._process.stdout.close()
+        states = [row.state for row in study.rows()]
+        (folder / "states").write_text(json.dumps(states))
+    return states
+
+
+@pytest.mark.parametrize("kind", [PackMissingError, NoSpaceError, StorageError, RunMissingError, TrackingError])
+def test_what_no_recipe_is_to_blame_for_stops_the_search_and_leaves_the_trial_unfinished(tmp_path: Path, small_pack: Path, kind: type[ScanvitError]) -> None:
+    with pytest.raises(ScanvitError, match="Trial 0 cannot go on: It is so") as caught:
+        close_a_trial(tmp_path, small_pack, code=kind.exit_code)
+    assert type(caught.value) is kind
+    assert "goes on" in str(caught.value.hint)
+    assert json.loads((tmp_path / "states").read_text()) == ["running"]
+
+
+@pytest.mark.parametrize("code", [1, 10, 43, 44, 50])
+def test_what_a_recipe_may_be_to_blame_for_fails_its_trial_alone(tmp_path: Path, small_pack: Path, code: int) -> None:
+    assert close_a_trial(tmp_path, small_pack, code=code) == ["failed"]
 
 
 def test_a_trial_is_judged_by_the_weights_that_it_keeps(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from scanvit.training.mlflow_client import brief, explain, is_refusal, without_credentials
+from scanvit.storage.mlflow_client import absolute_uri, brief, describe_place, explain, is_refusal, without_credentials
 
 USER = "ann:" + "secret@"
 
@@ -13,6 +15,10 @@ USER = "ann:" + "secret@"
         (f"http://{USER}host:5000/x", "http://host:5000/x"),
         (f"http://ann:p@{USER}host/x", "http://host/x"),
         (f"postgresql://{USER}host/db?sslmode=require&password=secret", "postgresql://host/db?sslmode=require&"),
+        (f"postgresql://ann:se/cr'et{USER}host/db?sslmode=require&sslpassword=se'cret&Password=s", "postgresql://host/db?sslmode=require&"),
+        ("mysql://ann:se/c:ret" + "@host/db?passwd=secret", "mysql://host/db?"),
+        ("OperationalError at 'postgresql://ann:se/cr'et" + "@host:5432/db' (try later)", "OperationalError at 'postgresql://host:5432/db' (try later)"),
+        ("https://token" + "@host/x", "https://host/x"),
         (f"to http://{USER}a/b failed with 'https://{USER}e'", "to http://a/b failed with 'https://e'"),
         ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
         ("http://host/a@b", "http://host/a@b"),
@@ -20,6 +26,19 @@ USER = "ann:" + "secret@"
 )
 def test_credentials_are_taken_out(text: str, expected: str) -> None:
     assert without_credentials(text) == expected
+
+
+def test_a_relative_file_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert absolute_uri("sqlite:///../b/mlflow.db?timeout=5") == f"sqlite:///{tmp_path.parent}/b/mlflow.db?timeout=5"
+    for uri in ("sqlite:////data/mlflow.db", "sqlite:///:memory:", "sqlite:///", "http://host:5000", "postgresql://host/db"):
+        assert absolute_uri(uri) == uri
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "sqlite:////mlflow.db", "sqlite:///", "sqlite://"])
+def test_every_local_store_is_told(uri: str) -> None:
+    assert describe_place(uri)
 
 
 class FailureError(Exception):

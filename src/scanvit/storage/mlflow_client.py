@@ -24,7 +24,7 @@ _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 def default_tracking_uri(run_dir: Path) -> str:
     """MLFLOW_TRACKING_URI, or the SQLite file beside the run folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(run_dir.resolve().parent)
+    return absolute_uri(os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(run_dir.resolve().parent))
 
 
 def local_tracking_uri(runs: Path) -> str:
@@ -32,9 +32,16 @@ def local_tracking_uri(runs: Path) -> str:
     return f"sqlite:///{runs.resolve() / 'mlflow.db'}"
 
 
+def absolute_uri(uri: str) -> str:
+    """The same store from every folder: a relative path of an SQLite file begins in this one."""
+    path = uri.removeprefix("sqlite:///")
+    return uri if path == uri or not path or path.startswith((":", "?")) else f"sqlite:///{os.path.abspath(path)}"
+
+
 def without_credentials(text: str) -> str:
-    """A URI, or a text with URIs in it, without user names and passwords."""
-    return re.sub(r"(?<=://)[^/\s'\"]*@|(?<=[?&])password=[^&\s'\"]*&?", "", text)
+    """A URI, or a text with URIs in it, without user names and passwords. As SQLAlchemy reads them: a user name goes to the first colon, and a
+    password may hold anything, slashes and quotes included. Where an address can be read in two ways, more is taken out."""
+    return re.sub(r"(?<=://)[^:/\s]*(?::\S*)?@|(?<=[?&])\w*passw(?:or)?d=[^&\s]*&?", "", text, flags=re.IGNORECASE)
 
 
 def pages(server: str, run: tuple[str, str] | None = None) -> str:
@@ -45,7 +52,7 @@ def pages(server: str, run: tuple[str, str] | None = None) -> str:
 def describe_place(uri: str, run: tuple[str, str] | None = None) -> str:
     """Where tracked runs are, or one of them: (its experiment's id, its own). As a sentence's end."""
     if uri.startswith("sqlite:///"):
-        folder = uri.removeprefix("sqlite:///").rpartition("/")[0]
+        folder = os.path.dirname(absolute_uri(uri).removeprefix("sqlite:///")) or os.curdir
         return f"a local MLflow: scanvit ui {min(os.path.relpath(folder), folder, key=len)}"
     return pages(uri, run) if run and uri.startswith("http") else without_credentials(uri)
 
