@@ -168,8 +168,8 @@ def test_more_processes_than_images_to_validate_on_are_told(pack: Pack) -> None:
 
 def test_what_killed_processes_left_half_written_is_removed(experiment: Experiment, pack: Pack, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    names = [f"checkpoints/.{name}.ckpt.a1b2.tmp" for name in ("next", "best", "last", "previous")]
-    for name in (*names, ".checkpoint.pth.a1b2.tmp"):
+    names = [f"checkpoints/.{name}.ckpt.a1b2c3_4.tmp" for name in ("next", "best", "last", "previous")]
+    for name in (*names, ".checkpoint.pth.a1b2c3_4.tmp"):
         (tmp_path / name).write_bytes(bytes(100))
     fit(experiment, pack, tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))

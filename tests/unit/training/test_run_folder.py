@@ -60,7 +60,7 @@ def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recip
 
 
 def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
-    leftover = tmp_path / f".{SETTINGS}.x1y2.tmp"
+    leftover = tmp_path / f".{SETTINGS}.x1y2z3_4.tmp"
     leftover.write_text("name: ti")
     assert not open_run(tmp_path, load_experiment("tiny"))
     assert not leftover.exists()

@@ -43,7 +43,7 @@ def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_where_a_search_was_killed_at_its_very_start_takes_it(tmp_path: Path) -> None:
-    (tmp_path / ".search.yaml.k1ll3d.tmp").write_text("metr")
+    (tmp_path / ".search.yaml.k1ll3d_8.tmp").write_text("metr")
     open_search(tmp_path, Experiment(), SPACE, Settings())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "search.yaml"]
 
