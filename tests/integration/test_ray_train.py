@@ -289,6 +289,12 @@ def test_a_pack_that_the_nodes_do_not_see_is_copied_to_the_storage(client: Clien
     assert Pack.open(client.folder / "node" / "packs" / fingerprint).fingerprint == fingerprint, "a copy in the node's cache"
 
 
+def test_a_run_that_diverges_is_not_started_again(client: Client, small_pack: Path) -> None:
+    options = ("--num-workers", "1", "--storage", "s3://runs", "--run-dir", "runs/diverged", *ONE_EPOCH, "--set", "optimizer.lr=1e30")
+    said = client("ray", "train", "tiny", "--pack", small_pack, *options, code=46)
+    assert said.count("worker 0 started") <= 1
+
+
 def test_a_cluster_of_its_own_stops_with_a_checkpoint_and_goes_on(scanvit: Scanvit, object_store: ObjectStore, small_pack: Path, plain: Path) -> None:
     """On a pack in Swift; what it starts listens on loopback."""
     clean = object_store.environment() | {"RAY_AUTH_TOKEN_PATH": str(scanvit.folder / "secret" / "token"), "SCANVIT_CACHE": str(scanvit.folder / "cache")}
