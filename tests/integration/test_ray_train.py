@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'scanvit[ray]')"),
 ]
-EPOCHS = 10
+EPOCHS = 20
 # Small batches make a run that lasts long enough to be disturbed, and one that is held is not given up meanwhile.
 LONG = (f"trainer.max_epochs={EPOCHS}", "trainer.per_device_batch_size=2", "trainer.checkpoint_every_s=0.5", "trainer.timeout_s=600")
 RECIPE = [x for s in [*SETTINGS, *LONG] for x in ("--set", s)]

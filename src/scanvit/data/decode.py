@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..core.contract import PixelContract
 from ..core.errors import ImageError
-from .dicom.frames import count_dicom_frames, dicom_frames, is_dicom
+from .dicom.frames import dicom_frames, dicom_size, is_dicom
 from .jpeg.header import read_jpeg
 
 MAX_PIXELS = 100_000_000
@@ -60,9 +60,10 @@ def decode_image(data: bytes, contract: PixelContract) -> DecodedImage:
     return images[0]
 
 
-def count_frames(data: bytes) -> int:
-    """What ``decode_frames`` would decode, by the header of a DICOM file; 1 of any other. Raises ImageError for a damaged header."""
-    return count_dicom_frames(data) if is_dicom(data) else 1
+def volume_size(data: bytes) -> tuple[int, int]:
+    """(frames, pixels of all) that ``decode_frames`` would decode, by the header of a DICOM file; (1, 0) of any other, whose own limit
+    holds. Raises ImageError for a damaged header."""
+    return dicom_size(data) if is_dicom(data) else (1, 0)
 
 
 def decode_frames(data: bytes, contract: PixelContract, *, only: int | None = None) -> list[DecodedImage]:

@@ -29,7 +29,7 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
     401: {"description": "The secret is missing or wrong"},
     403: {"description": "A page of another site"},
     408: {"description": "The file came too slowly"},
-    413: {"description": "Too large, or too many frames"},
+    413: {"description": "Too large, or too many frames or pixels"},
     415: {"description": "Not sent as an image"},
     421: {"description": "Not the name of this server"},
     422: {"description": "No usable image, or a wrong parameter"},

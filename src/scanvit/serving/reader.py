@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import RequestError
-from ..data.decode import count_frames, decode_frames
+from ..data.decode import decode_frames, volume_size
 from ..evaluation.judgement import judge
 from .answers import Judgement, Pictures, Reading
 
 if TYPE_CHECKING:
     from ..evaluation.engine import Engine
 
-MOST_FRAMES = 256
+MOST_FRAMES, MOST_PIXELS = 256, 1 << 28
+"""Of a volume: 256 frames of 1,024 x 1,024."""
 _PICTURE_PX = 512
 _HEAT = (255, 106, 0)
 _MOST_OPAQUE = 190
@@ -25,9 +26,10 @@ _MOST_OPAQUE = 190
 
 def read_image(engine: Engine, data: bytes, *, first_reading: str | None, frame: int, pictures: bool) -> Reading:
     """``frame``: from 1, of which pictures are made. Raises ImageError for bytes that are no image, RequestError for too many frames or no such one."""
-    if (frames := count_frames(data)) > MOST_FRAMES:  # a megabyte may hold thousands, which take a minute
+    frames, size_px = volume_size(data)
+    if frames > MOST_FRAMES or size_px > MOST_PIXELS:  # a megabyte may hold thousands, which take a minute
         hint = "Classify it with 'scanvit predict', which takes any number."
-        raise RequestError(f"The file holds {frames} frames, more than {MOST_FRAMES}.", hint=hint, status=413)
+        raise RequestError(f"The file holds {frames} frames with {size_px:,} pixels; {MOST_FRAMES} and {MOST_PIXELS:,} are allowed.", hint=hint, status=413)
     decoded = decode_frames(data, engine.contract)
     if frame > len(decoded):
         raise RequestError(f"There is no frame {frame}: the file holds {len(decoded)}.", hint="Count from 1.", status=422)

@@ -36,11 +36,14 @@ def read(data: bytes, **options: Any) -> Any:
 
 
 def test_too_many_frames_are_refused_before_one_is_decoded(make_dicom: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_dicom(np.zeros((MOST_FRAMES + 1, 8, 8), np.uint8))
     monkeypatch.setattr(reader, "decode_frames", lambda *args, **options: pytest.fail("pixels were decoded"))
-    with pytest.raises(RequestError, match=f"{MOST_FRAMES + 1} frames") as error:
-        read(data)
-    assert error.value.status == 413
+    for data, said in (
+        (make_dicom(np.zeros((MOST_FRAMES + 1, 8, 8), np.uint8)), f"{MOST_FRAMES + 1} frames"),
+        (make_dicom(np.zeros((1, 8, 8), np.uint8), Rows=20_000, Columns=20_000), "400,000,000 pixels"),
+    ):
+        with pytest.raises(RequestError, match=said) as error:
+            read(data)
+        assert error.value.status == 413
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])

@@ -64,10 +64,12 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def count_dicom_frames(data: bytes) -> int:
-    """By the header; no pixel is decoded. Raises ImageError."""
+def dicom_size(data: bytes) -> tuple[int, int]:
+    """(frames, pixels of all of them) by the header; none is decoded. Raises ImageError."""
     with _own_errors():
-        return _whole(_read(data, ["NumberOfFrames"], pixels=False), "NumberOfFrames", default=1)
+        header = _read(data, ["NumberOfFrames", "Rows", "Columns"], pixels=False)
+        frames = _whole(header, "NumberOfFrames", default=1)
+        return frames, frames * _whole(header, "Rows") * _whole(header, "Columns")
 
 
 def dicom_frames(data: bytes, *, max_pixels: int, only: int | None = None) -> Iterator[np.ndarray]:
