@@ -109,11 +109,12 @@ def check_space(space: Space, base: Experiment) -> None:
             raise ConfigError(
                 f"{key} is no part of a recipe.", hint="Search settings of the model, the optimizer, the schedule, the loss, the augmentation or the trainer."
             )
-        for value in values.ends:
+        # 0 may be allowed for itself alone, as "off": a value beside it is looked at, too.
+        for value in (*values.ends, *([values.low + (values.high - values.low) / 1000] if values.kind == "uniform" else [])):
             try:
                 apply(base, {key: value})
             except ScanvitError as error:
-                raise ConfigError(f"{key} cannot be {value!r}, an end of {values}: {error.message}", hint="Mend the range.") from None
+                raise ConfigError(f"{key} cannot be {value!r}, of {values}: {error.message}", hint="Mend the range.") from None
 
 
 def apply(base: Experiment, params: Mapping[str, Any]) -> Experiment:

@@ -64,6 +64,8 @@ def test_a_space_file_may_be_nested_or_dotted() -> None:
 def test_a_space_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match=r"loss\.label_smoothing cannot be 2"):
         check_space({"loss.label_smoothing": Range.parse("", "uniform(0, 2)")}, Experiment())
+    with pytest.raises(ConfigError, match=r"augment\.mixup cannot be 0\.0004"):
+        check_space({"augment.mixup": Range.parse("", "uniform(0, 0.4)")}, Experiment())
     with pytest.raises(UnknownKeyError):
         check_space({"optimizer": Range.parse("", "choice(1, 2)")}, Experiment())
     with pytest.raises(ConfigError, match="seed is no part of a recipe"):
