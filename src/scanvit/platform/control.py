@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from .health import Health, check_all
 from .native.mlflow_server import set_admin_password
 from .services import Service, services_of
 from .settings import Settings, load, rebind, write
-from .state import exclusive, read_state
+from .state import exclusive, read_state, write_state
 
 _WAIT_S = 600.0
 OnHealth = Callable[[Health, float], None]  # (a service that has come up, seconds since the start)
@@ -24,7 +25,7 @@ OnHealth = Callable[[Health, float], None]  # (a service that has come up, secon
 def running(folder: Path) -> tuple[Settings, Engine, list[Service]]:
     """Raises PlatformStateError where nothing is up."""
     settings, state = load(folder), read_state(folder)
-    if state is None:
+    if state is None or not state.profiles:
         raise PlatformStateError(f"The platform in {folder} is not up.", hint="Start it: scanvit platform up")
     return settings, engine_for(state, None), services_of(state.profiles, native=state.engine == "native")
 
@@ -106,8 +107,17 @@ def require_healthy(settings: Settings, services: Sequence[Service], names: Sequ
 
 
 def down(folder: Path, *, volumes: bool, engine: str | None) -> None:
-    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs."""
+    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs.
+
+    ``volumes``: with the data of the engine that runs or has run last. Raises PlatformStateError where that is not known.
+    """
     settings = load(folder)
     with exclusive(folder):
         state = read_state(folder)
+        if volumes and state is None and engine is None:
+            raise PlatformStateError(
+                f"Nothing says what {folder} was run by. No data was deleted.",
+                hint="Name it: scanvit platform down --volumes --native, or --engine docker, or --engine podman",
+            )
         engine_for(state, engine or (None if state else "native")).stop(settings, volumes=volumes)
+        write_state(folder, replace(state, profiles=(), paused=()) if state and not volumes else None)

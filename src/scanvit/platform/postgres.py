@@ -19,8 +19,9 @@ from typing import Any
 from ..core.errors import EngineError, PlatformStateError, UnhealthyError
 from .native.programs import Program, base_environment, find_program, needs
 from .processes import identity, run_checked
-from .settings import LOOPBACK, Settings
+from .settings import Settings
 from .state import read_state
+from .variables import LOOPBACK
 
 PACKAGE = "apt install postgresql   (dnf install postgresql-server, brew install postgresql)"
 _FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/*/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")

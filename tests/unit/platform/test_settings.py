@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from scanvit.core.errors import ConfigError, PlatformStateError
-from scanvit.platform.settings import VARIABLES, allowed_hosts, init, load, rebind, write
+from scanvit.platform.settings import allowed_hosts, init, load, rebind, write
 from scanvit.platform.state import State, exclusive, read_state, write_state
+from scanvit.platform.variables import VARIABLES
 
 
 def edit(folder: Path, name: str, value: str) -> None:
@@ -131,3 +132,30 @@ def test_the_state_is_what_up_was_asked_for(tmp_path: Path) -> None:
         read_state(tmp_path)
     write_state(tmp_path, None)
     assert read_state(tmp_path) is None
+
+
+def test_two_platforms_of_a_machine_have_their_own_containers_and_volumes(tmp_path: Path) -> None:
+    names = [init(tmp_path / name, {})[0]["COMPOSE_PROJECT_NAME"] for name in ("a", "b")]
+    assert all(re.fullmatch(r"scanvit-[0-9a-f]{8}", name) for name in names)
+    assert len(set(names)) == 2
+    edit(tmp_path / "a", "COMPOSE_PROJECT_NAME", "scanvit")
+    assert init(tmp_path / "a", {})[0]["COMPOSE_PROJECT_NAME"] == "scanvit", "its volumes are called so"
+
+
+@pytest.mark.parametrize("name", ["data", "thesis.tex", ".gitignore", ".env"])
+def test_the_folder_of_something_else_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("POSTGRES_PASSWORD=theirs\n")
+    if name == ".gitignore":
+        init(tmp_path, {})
+    else:
+        with pytest.raises(PlatformStateError, match=re.escape(name)) as caught:
+            init(tmp_path, {})
+        assert "an empty one" in (caught.value.hint or "")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "POSTGRES_PASSWORD=theirs\n"
+
+
+def test_what_an_interrupted_init_or_a_lease_has_left_is_no_hindrance(tmp_path: Path) -> None:
+    for name in ("lock", ".gitignore", "client.env", ".client.env.abc.tmp", "chameleon-xrays.json"):
+        (tmp_path / name).touch()
+    assert init(tmp_path, {})[1] == tuple(VARIABLES)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from ...core.errors import ConfigError, PlatformStateError, PortTakenError, Unhe
 from ...storage.atomic import storage_errors
 from .. import postgres
 from ..services import SERVICES
-from ..settings import LOOPBACK, Settings
+from ..settings import Settings
 from ..state import State, read_state, write_state
+from ..variables import LOOPBACK
 from .guard import holder
 from .leftovers import end_leftovers, listening
 from .log_files import follow, last_lines
-from .plan import prepare, programs
+from .plan import DATA, prepare, programs
 from .programs import MARKER, Program, base_environment
 from .supervisor import LOCK_FILE, STATE_FILE
 
@@ -106,10 +108,9 @@ class Native:
             while holder(lock) is not None and time.monotonic() < until:
                 time.sleep(0.1)
         end_leftovers(settings.folder)
-        write_state(settings.folder, None)
         (settings.folder / STATE_FILE).unlink(missing_ok=True)
         if volumes:
-            shutil.rmtree(settings.folder / "data", ignore_errors=True)
+            _delete_data(settings.folder / "data")
 
     def _tell_supervisor(self, folder: Path) -> bool:
         guard = holder(folder / LOCK_FILE)
@@ -129,6 +130,18 @@ class Native:
         except (OSError, ValueError, KeyError):
             return {}
         return found
+
+
+def _delete_data(data: Path) -> None:
+    """What the platform made there, which may lie on another disk behind a link. Raises StorageError where something stays."""
+    for path in (data / name for name in DATA):
+        with storage_errors(path):
+            if path.is_dir():
+                shutil.rmtree(path.resolve())
+            if path.is_symlink():
+                path.unlink()
+    with suppress(OSError):  # it is not there, or holds what others have laid there
+        data.rmdir()
 
 
 def _check_ports(settings: Settings, planned: Sequence[Program]) -> None:
