@@ -12,7 +12,7 @@ import click
 from ..core.errors import PlatformStateError, UnhealthyError
 from . import object_store
 from .engine import Engine, engine_for
-from .health import Health, check_all
+from .health import Health, check_all, require_packages
 from .native.mlflow_server import set_admin_password
 from .services import Service, services_of
 from .settings import Settings, load, rebind, write
@@ -50,10 +50,12 @@ def up(
         driver = engine_for(state, engine)
         settings = rebind(settings, bind=bind, accelerator=accelerator)
         wanted = tuple(dict.fromkeys([*(state.profiles if state else ()), *profiles]))
+        services = services_of(wanted, native=driver.name == "native")
+        require_packages(services)
         driver.preflight(settings, wanted)
         write(settings)
         driver.start(settings, wanted)
-        return wait_healthy(settings, driver, services_of(wanted, native=driver.name == "native"), on_health)
+        return wait_healthy(settings, driver, services, on_health)
 
 
 def wait_healthy(settings: Settings, driver: Engine, services: Sequence[Service], on_health: OnHealth) -> list[Health]:
@@ -93,7 +95,7 @@ def last_words(settings: Settings, driver: Engine, service: str, count: int = 5)
         lines = list(driver.logs(settings, service, lines=count, following=False))
     except PlatformStateError:
         return ""
-    return settings.redact("\n".join(f"  {click.unstyle(line)[:300]}" for line in lines[-count:]))
+    return "\n".join(f"  {settings.redact(click.unstyle(line))[:300]}" for line in lines[-count:])  # cut last: half a secret is not found
 
 
 def require_healthy(settings: Settings, services: Sequence[Service], names: Sequence[str]) -> None:

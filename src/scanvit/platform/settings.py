@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -94,7 +95,8 @@ def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = Non
     """Settings for a new platform, and the names of the variables that were written.
 
     A complete folder is left as it is. A half-finished one is completed: what it has stays, what it lacks is added. ``environment`` may
-    name an object store to use (STORE_VARIABLES). Raises ConfigError, StorageError, and PlatformStateError for a folder of something else.
+    name an object store to use (STORE_VARIABLES), and DATA_PATH. Raises ConfigError, StorageError, and PlatformStateError for a folder of something else
+    and for another ``bind`` or ``accelerator`` than it has.
     """
     _refuse_foreign(folder)
     with storage_errors(folder):
@@ -105,7 +107,8 @@ def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = Non
         path = folder / FILE_NAME
         there = _parse(read_text(path, error=PlatformStateError), path) if path.exists() else {}
         given = {"SCANVIT_BIND": bind, "SCANVIT_ACCELERATOR": accelerator}
-        wanted = {name: value for name, value in given.items() if value and name not in there}
+        _refuse_change(folder, there, given)
+        wanted = {name: value for name, value in (given | {"DATA_PATH": environment.get("DATA_PATH")}).items() if value and name not in there}
         if environment.get("STORE_ENDPOINT_URL"):
             wanted |= {name: environment[name] for name in STORE_VARIABLES if environment.get(name) and name not in there}
         values = {name: there.get(name) or wanted.get(name) or variable.default() for name, variable in VARIABLES.items()}
@@ -137,6 +140,13 @@ def _refuse_foreign(folder: Path) -> None:
             names = sorted(entry.name for entry in folder.iterdir())
         if foreign := [name for name in names if not any(fnmatch(name, known) for known in _BEFORE)]:
             raise PlatformStateError(f"{folder} holds {foreign[0]!r} and no {FILE_NAME}: it is the folder of something else.", hint=hint)
+
+
+def _refuse_change(folder: Path, there: Mapping[str, str], given: Mapping[str, str | None]) -> None:
+    options = {"SCANVIT_BIND": "--bind", "SCANVIT_ACCELERATOR": "--accelerator"}
+    for name, value in given.items():
+        if value and there.get(name, value) != value:
+            raise PlatformStateError(f"{folder} has {name}={there[name]} already, not {value}.", hint=f"Change it: scanvit platform up {options[name]} {value}")
 
 
 def load(folder: Path) -> Settings:
@@ -189,12 +199,20 @@ def _write(settings: Settings) -> None:
     lines += ["", "# Not set: remove the # to change what the files of containers take by default."]
     lines += [line for name, about in OPTIONAL.items() if name not in settings.values for line in (f"# {about}", f"# {name}=")]
     _write_client(settings)
-    write_text(settings.folder / FILE_NAME, "\n".join(lines) + "\n", private=True)  # last: with it, the folder is complete
+    _write_private(settings.folder / FILE_NAME, lines)  # last: with it, the folder is complete
 
 
 def _write_client(settings: Settings) -> None:
     lines = [f"export {name}={value}" for name, value in settings.client_environment().items()]
-    write_text(settings.folder / CLIENT_FILE_NAME, "\n".join(lines) + "\n", private=True)
+    _write_private(settings.folder / CLIENT_FILE_NAME, lines)
+
+
+def _write_private(path: Path, lines: list[str]) -> None:
+    """For the folder's owner, also where root starts the platform."""
+    write_text(path, "\n".join(lines) + "\n", private=True)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _parse(text: str, path: Path) -> dict[str, str]:

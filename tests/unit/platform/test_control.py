@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from scanvit.core.errors import PlatformStateError, StorageError
+from scanvit.core.errors import EngineError, PlatformStateError, StorageError
 from scanvit.platform import control
+from scanvit.platform.health import check_all
 from scanvit.platform.native.engine import Native
 from scanvit.platform.settings import Settings, init
 from scanvit.platform.state import State, read_state, write_state
@@ -93,3 +95,28 @@ def test_data_that_cannot_be_deleted_is_told(folder: Path, monkeypatch: pytest.M
         control.down(folder, volumes=True, engine=None)
     assert read_state(folder) is not None, "the same command goes on"
     assert isinstance(control.engine_for(read_state(folder), None), Native)
+
+
+def test_a_secret_is_taken_out_before_a_line_is_cut(folder: Path) -> None:
+    settings = init(folder, {})[0]
+    secret = settings["POSTGRES_PASSWORD"]
+
+    class Talking(Fake):
+        def logs(self, settings: Settings, service: str, *, lines: int, following: bool) -> list[str]:
+            return [" " * (300 - len(secret) // 2) + secret]
+
+    driver: Any = Talking()
+    assert secret[: len(secret) // 2] not in control.last_words(settings, driver, "postgres")
+
+
+def test_without_the_packages_of_the_checks_nothing_is_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("psycopg", "boto3") else plain(name, *rest))
+    fake = Fake()  # it could start nothing
+    monkeypatch.setattr(control, "engine_for", lambda state, wanted: fake)
+    with pytest.raises(EngineError, match="psycopg is not installed") as caught:
+        control.up(folder, ("mlflow",), engine=None, on_health=lambda health, time_s: None)
+    assert "scripts/install all" in (caught.value.hint or "")
+    write_state(folder, State(engine="docker", profiles=("mlflow",)))
+    with pytest.raises(EngineError, match="psycopg is not installed"):
+        check_all(control.running(folder)[2], init(folder, {})[0])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def test_init_writes_every_variable_once_for_its_owner_alone(tmp_path: Path) -> 
     assert (tmp_path / "state" / ".gitignore").read_text() == "*\n"
     assert load(tmp_path / "state").values == settings.values
     before = path.read_bytes()
-    assert init(tmp_path / "state", {}, bind="0.0.0.0")[1] == ()
+    assert init(tmp_path / "state", {}, bind="127.0.0.1")[1] == ()
     assert path.read_bytes() == before
 
 
@@ -159,3 +160,27 @@ def test_what_an_interrupted_init_or_a_lease_has_left_is_no_hindrance(tmp_path: 
     for name in ("lock", ".gitignore", "client.env", ".client.env.abc.tmp", "chameleon-xrays.json"):
         (tmp_path / name).touch()
     assert init(tmp_path, {})[1] == tuple(VARIABLES)
+
+
+@pytest.mark.parametrize(("option", "value"), [("bind", "10.0.0.5"), ("accelerator", "cuda")])
+def test_what_a_platform_has_otherwise_is_told_with_the_command_that_changes_it(tmp_path: Path, option: str, value: str) -> None:
+    init(tmp_path, {})
+    with pytest.raises(PlatformStateError, match=f"already, not {value}") as caught:
+        init(tmp_path, {}, **{option: value})
+    assert f"scanvit platform up --{option} {value}" in (caught.value.hint or "")
+
+
+def test_the_images_of_the_environment_are_taken(tmp_path: Path) -> None:
+    assert init(tmp_path, {"DATA_PATH": "/srv/xrays"})[0]["DATA_PATH"] == "/srv/xrays"
+    assert init(tmp_path, {"DATA_PATH": "/srv/others"})[0]["DATA_PATH"] == "/srv/xrays", "what is there stays"
+
+
+def test_what_root_writes_is_the_owners_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, user, group, *, follow_symlinks: given.append((path.name, user, group)))
+    settings = init(tmp_path, {})[0]
+    write(settings)
+    owner = tmp_path.stat()
+    assert set(given) == {(name, owner.st_uid, owner.st_gid) for name in (".env", "client.env")}
+    assert given[-1][0] == "client.env"

@@ -10,6 +10,7 @@ import posixpath
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,14 +168,23 @@ def _run_steps(host: Host, steps: Sequence[str], settings: Mapping[str, str], *,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(content)
-        process.stdin.close()
-        deadline = time.monotonic() + timeout_s
-        for line in process.stdout:
-            say(line.rstrip("\n"))
-            if time.monotonic() > deadline:
-                process.kill()
-                raise RemoteError(f"The set-up of {host.target} takes longer than {timeout_s / 60:.0f} minutes.", hint="Give the same command again.")
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, end)  # what hangs says nothing: no line comes after which to look
+        timer.start()
+        try:
+            process.stdin.write(content)
+            process.stdin.close()
+            for line in process.stdout:
+                say(line.rstrip("\n"))
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise RemoteError(f"The set-up of {host.target} takes longer than {timeout_s / 60:.0f} minutes.", hint="Give the same command again.")
     if process.returncode == _UNREACHABLE:
         raise RemoteError(f"The connection to {host.target} was lost.", hint="Give the same command again: it goes on where it stopped.")
     return process.returncode

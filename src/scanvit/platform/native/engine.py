@@ -43,7 +43,7 @@ class Native:
 
     def preflight(self, settings: Settings, profiles: Sequence[str]) -> None:
         planned = programs(settings, profiles)
-        _check_port(settings, 0, "SCANVIT_BIND")  # is it an address of this machine?
+        _check_port(settings, settings.bind, 0, "SCANVIT_BIND")  # is it an address of this machine?
         running = set(self._programs(settings.folder))
         if holder(settings.folder / LOCK_FILE) is None:
             running = set()
@@ -146,27 +146,26 @@ def _delete_data(data: Path) -> None:
 
 def _check_ports(settings: Settings, planned: Sequence[Program]) -> None:
     variables = {service.name: service.port for service in SERVICES} | {"run-metrics": "RUN_METRICS_PORT"}
-    wanted: dict[int, str] = {}
+    wanted: dict[int, tuple[str, str]] = {}
     for program in planned:
         if program.port is not None:
-            wanted[program.port] = variables.get(program.name, "STORE_PORT (the store takes three more behind it)")
-        wanted |= {settings.port(name): name for name in _MORE_PORTS.get(program.name, ())}
-    for port, variable in wanted.items():
-        _check_port(settings, port, variable)
+            host = settings.bind if program.host == settings.host else program.host  # some listen on loopback, whatever the platform's address
+            wanted[program.port] = (host, variables.get(program.name, "STORE_PORT (the store takes three more behind it)"))
+        wanted |= {settings.port(name): (settings.bind, name) for name in _MORE_PORTS.get(program.name, ())}
+    for port, (host, variable) in wanted.items():
+        _check_port(settings, host, port, variable)
 
 
-def _check_port(settings: Settings, port: int, variable: str) -> None:
+def _check_port(settings: Settings, host: str, port: int, variable: str) -> None:
     hint = f"Change {variable} in {settings.folder / '.env'}."
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.bind, port))
+            probe.bind((host, port))
         except PermissionError:
             raise PortTakenError(f"Port {port} is for root alone.", hint=hint) from None
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                raise ConfigError(
-                    f"{settings.bind} is no address of this machine.", hint="Give one that it has: scanvit platform up --bind 127.0.0.1"
-                ) from None
+                raise ConfigError(f"{host} is no address of this machine.", hint="Give one that it has: scanvit platform up --bind 127.0.0.1") from None
             who = listening([port]).get(port, "another program")
             raise PortTakenError(f"Port {port} is taken by {who}.", hint=f"End that, or change {variable} in {settings.folder / '.env'}.") from None

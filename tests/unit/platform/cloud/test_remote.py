@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from scanvit.core.errors import RemoteError
+from scanvit.platform.cloud import remote
 from scanvit.platform.cloud.remote import Host
 
 
@@ -15,3 +18,12 @@ def test_a_folder_is_written_one_way(given: str, kept: str) -> None:
 def test_a_folder_that_is_none_of_its_own_is_refused(folder: str) -> None:
     with pytest.raises(RemoteError, match="is no folder for a copy of scanvit"):
         Host(address="box", folder=folder)
+
+
+def test_a_set_up_that_hangs_without_a_word_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexec sleep 600\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(RemoteError, match="takes longer than"):
+        remote._run_steps(Host(address="box"), ["check"], {}, say=str, timeout_s=0.2)
