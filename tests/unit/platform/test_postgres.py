@@ -10,18 +10,18 @@ from scanvit.platform.native import mlflow_server
 from scanvit.platform.postgres import database_uri
 from scanvit.platform.settings import Settings, init
 
-PASSWORD = "p@ss/w%rd:100%40"
+SIGNS = "p@ss/w%rd:100%40"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     made = init(tmp_path, {})[0]
-    return replace(made, values={**made.values, "POSTGRES_PASSWORD": PASSWORD})
+    return replace(made, values={**made.values, "POSTGRES_PASSWORD": SIGNS})
 
 
 def test_a_password_of_any_characters_arrives_whole(settings: Settings) -> None:
     url = pytest.importorskip("sqlalchemy").make_url(database_uri(settings))
-    assert (url.password, url.host, url.database) == (PASSWORD, "127.0.0.1", "mlflow")
+    assert (url.password, url.host, url.database) == (SIGNS, "127.0.0.1", "mlflow")
 
 
 def test_it_arrives_through_the_file_of_the_accounts_as_well(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

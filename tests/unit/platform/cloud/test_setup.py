@@ -17,7 +17,7 @@ SETUP = deploy_folder() / "remote" / "setup"
 
 @pytest.mark.parametrize(
     ("word", "read"),
-    [("/opt/scanvit", '"/opt/scanvit"'), ("/srv/my copy", '"/srv/my copy"'), ("s3:a%b", '"s3:a%%b"'), ('a$b\\c"d', '"a$$b\\\\c\\"d"')],
+    [("bin/scanvit", '"bin/scanvit"'), ("/srv/my copy", '"/srv/my copy"'), ("s3:a%b", '"s3:a%%b"'), ('a$b\\c"d', '"a$$b\\\\c\\"d"')],
 )
 def test_a_path_in_the_unit_is_one_word_for_systemd(word: str, read: str) -> None:
     (function,) = re.findall(r"^unit_word\(\) \{.*?^\}", SETUP.read_text(encoding="utf-8"), flags=re.M | re.S)
