@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ import pytest
 
 from scanvit.core.errors import NoSpaceError, StorageError
 from scanvit.storage import transfer
+from scanvit.storage.piecewise import PIECE_BYTES, Source
 from scanvit.storage.rclone import Limits, find_rclone
 from scanvit.storage.remote import Store, parse_remote
 from scanvit.storage.transfer import open_store, pull, push
@@ -206,6 +208,30 @@ def test_a_server_that_dies_while_it_is_written(object_store: Any, images: Path,
     once_it_has_recovered(lambda: push(store_for(object_store, way, path), images))
     once_it_has_recovered(lambda: pull(store_for(object_store, way, path), tmp_path / "out"))
     assert content(tmp_path / "out") == content(images) | {"empty": b""}
+
+
+@pytest.mark.parametrize("size_bytes", [2_000_000, 14_000_000], ids=["in one piece", "in parts"])
+def test_a_replacing_push_that_breaks_off_leaves_the_old_object(object_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    store, file, plain = store_for(object_store, ("s3", "pyarrow"), f"breaks-off-{size_bytes}"), tmp_path / "in" / "scan", Source.read
+    file.parent.mkdir()
+    file.write_bytes(random.Random(0).randbytes(size_bytes))
+    push(store, file.parent, create=True)
+    before = content(file.parent)
+    file.write_bytes(bytes(size_bytes))
+
+    def read(source: Source, size: int = PIECE_BYTES) -> bytes:
+        if source.tell() > 0.8 * size_bytes:
+            raise OSError("the disk is gone")
+        return plain(source, size)
+
+    monkeypatch.setattr(Source, "read", read)
+    with pytest.raises(OSError, match="the disk is gone"):
+        push(store, file.parent)
+    monkeypatch.undo()
+    gc.collect()
+    pull(store, tmp_path / "out")
+    assert content(tmp_path / "out") == before
+    assert push(store, file.parent).copied == 1
 
 
 @every_way

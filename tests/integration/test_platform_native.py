@@ -32,7 +32,8 @@ from scanvit.platform.native.leftovers import end_leftovers, leftovers
 from scanvit.platform.native.log_files import last_lines
 from scanvit.platform.native.supervisor import LOCK_FILE, STATE_FILE
 from scanvit.platform.postgres import find
-from scanvit.platform.settings import VARIABLES, Settings, load
+from scanvit.platform.settings import Settings, load
+from scanvit.platform.variables import VARIABLES
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -90,15 +92,52 @@ def test_the_checkout_arrives_whole_and_what_was_made_there_stays(host: Host) ->
     assert (there / "deploy" / "remote" / "setup").stat().st_mode & 0o100
     assert (there / "src" / "scanvit" / "__init__.py").is_file()
     assert not (there / ".git").exists()
-    for name in (".venv", "runs"):
+    names = (".venv", "runs", "tunes", "backups", ".mine")
+    for name in names:
         (there / name).mkdir()
         (there / name / "kept").touch()
-    (there / "stale.py").touch()
-    remote.copy_checkout(host, say=str)
-    assert (there / ".venv" / "kept").exists()
-    assert (there / "runs" / "kept").exists()
-    assert not (there / "stale.py").exists()
+    (there / "src" / "stale.py").touch()
+    inode = (there / "runs").stat().st_ino
+    remote.copy_checkout(replace(host, folder=f"{host.folder}/"), say=str)
+    assert [name for name in names if not (there / name / "kept").exists()] == []
+    assert (there / "runs").stat().st_ino == inode
+    assert not (there / "src" / "stale.py").exists()
+    assert not (there / ".scanvit-incoming").exists()
     assert [path.name for path in there.parent.iterdir() if path.name.startswith(there.name)] == [there.name]
+
+
+def test_a_copy_that_was_cut_changes_nothing_and_the_next_one_is_whole(host: Host) -> None:
+    there = Path(host.folder)
+    cut = remote._EXCHANGE.format(folder=shlex.quote(host.folder), busy=98, foreign=97)
+    assert remote._run(host, cut, stdin=b"half an archive", timeout_s=60).returncode not in (0, 97)
+    (there / "runs").mkdir()
+    remote.copy_checkout(host, say=str)
+    assert (there / "runs").is_dir()
+    before = (there / "README.md").read_bytes()
+    assert remote._run(host, cut, stdin=b"half an archive", timeout_s=60).returncode not in (0, 97)
+    assert (there / "README.md").read_bytes() == before
+
+
+def test_a_folder_of_others_is_refused_and_stays(host: Host) -> None:
+    there = Path(host.folder)
+    there.mkdir()
+    (there / "thesis.tex").write_text("years")
+    with pytest.raises(RemoteError, match="is not empty, and no copy of scanvit") as caught:
+        remote.copy_checkout(host, say=str)
+    assert "--folder" in (caught.value.hint or "")
+    assert [path.name for path in there.iterdir()] == ["thesis.tex"]
+
+
+def test_two_set_ups_of_one_folder_do_not_mix(host: Host) -> None:
+    there = Path(host.folder)
+    there.mkdir()
+    descriptor = os.open(there, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(RemoteError, match="Another set-up is at work"):
+            remote.copy_checkout(host, say=str)
+    finally:
+        os.close(descriptor)
 
 
 def test_the_script_runs_there_with_its_settings_which_no_command_line_shows(host: Host, tmp_path: Path) -> None:

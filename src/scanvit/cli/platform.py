@@ -68,8 +68,8 @@ def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
     DIR is by default .scanvit-platform. What is there already stays: a complete one is left alone, a half-finished one is completed. To use an
     S3 object store that you have, set STORE_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment.
     """
-    from ..platform.settings import VARIABLES
     from ..platform.settings import init as make
+    from ..platform.variables import VARIABLES
 
     settings, added = make(folder, os.environ, bind=bind, accelerator=accelerator)
     if not added:

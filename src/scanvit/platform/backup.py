@@ -20,6 +20,7 @@ from ..storage.atomic import atomic_file, atomic_folder, write_json, write_text
 from ..storage.checksum import sha256_file
 from ..storage.remote import Remote
 from ..storage.transfer import open_store, pull
+from ..storage.workplace import tells_apart
 from . import postgres
 from .control import require_healthy, running
 from .engine import Engine
@@ -117,7 +118,7 @@ def _pull_bucket(settings: Settings, target: Path, progress: Progress) -> tuple[
     target.mkdir()
     if not store.listing(checksums=False).objects:
         return 0, 0
-    done = pull(store, target, progress=progress)
+    done = pull(store, target, apart=tells_apart(target), progress=progress)  # MLflow takes any names for artifacts
     return done.objects, done.size_bytes
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTakenError
 from ..storage.atomic import write_text
 from .processes import run_checked
-from .settings import ACCELERATORS, FILE_NAME, VARIABLES, Settings
+from .settings import ACCELERATORS, FILE_NAME, Settings
 from .state import State, write_state
+from .variables import VARIABLES
 
 ENGINES = ("docker", "podman")
 _PACKAGES = {
@@ -153,7 +154,6 @@ class Compose:
 
     def stop(self, settings: Settings, *, volumes: bool) -> None:
         run_checked(self._all(settings, "down", "--remove-orphans", *(["--volumes"] if volumes else [])), what="stopping", environment=environment(settings))
-        write_state(settings.folder, None)
 
     def _all(self, settings: Settings, *arguments: str) -> list[str]:
         return command(self.name, settings, ("*",), *arguments)

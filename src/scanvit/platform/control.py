@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,11 +12,11 @@ import click
 from ..core.errors import PlatformStateError, UnhealthyError
 from . import object_store
 from .engine import Engine, engine_for
-from .health import Health, check_all
+from .health import Health, check_all, require_packages
 from .native.mlflow_server import set_admin_password
 from .services import Service, services_of
 from .settings import Settings, load, rebind, write
-from .state import exclusive, read_state
+from .state import exclusive, read_state, write_state
 
 _WAIT_S = 600.0
 OnHealth = Callable[[Health, float], None]  # (a service that has come up, seconds since the start)
@@ -24,7 +25,7 @@ OnHealth = Callable[[Health, float], None]  # (a service that has come up, secon
 def running(folder: Path) -> tuple[Settings, Engine, list[Service]]:
     """Raises PlatformStateError where nothing is up."""
     settings, state = load(folder), read_state(folder)
-    if state is None:
+    if state is None or not state.profiles:
         raise PlatformStateError(f"The platform in {folder} is not up.", hint="Start it: scanvit platform up")
     return settings, engine_for(state, None), services_of(state.profiles, native=state.engine == "native")
 
@@ -49,10 +50,12 @@ def up(
         driver = engine_for(state, engine)
         settings = rebind(settings, bind=bind, accelerator=accelerator)
         wanted = tuple(dict.fromkeys([*(state.profiles if state else ()), *profiles]))
+        services = services_of(wanted, native=driver.name == "native")
+        require_packages(services)
         driver.preflight(settings, wanted)
         write(settings)
         driver.start(settings, wanted)
-        return wait_healthy(settings, driver, services_of(wanted, native=driver.name == "native"), on_health)
+        return wait_healthy(settings, driver, services, on_health)
 
 
 def wait_healthy(settings: Settings, driver: Engine, services: Sequence[Service], on_health: OnHealth) -> list[Health]:
@@ -92,7 +95,7 @@ def last_words(settings: Settings, driver: Engine, service: str, count: int = 5)
         lines = list(driver.logs(settings, service, lines=count, following=False))
     except PlatformStateError:
         return ""
-    return settings.redact("\n".join(f"  {click.unstyle(line)[:300]}" for line in lines[-count:]))
+    return "\n".join(f"  {settings.redact(click.unstyle(line))[:300]}" for line in lines[-count:])  # cut last: half a secret is not found
 
 
 def require_healthy(settings: Settings, services: Sequence[Service], names: Sequence[str]) -> None:
@@ -106,8 +109,17 @@ def require_healthy(settings: Settings, services: Sequence[Service], names: Sequ
 
 
 def down(folder: Path, *, volumes: bool, engine: str | None) -> None:
-    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs."""
+    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs.
+
+    ``volumes``: with the data of the engine that runs or has run last. Raises PlatformStateError where that is not known.
+    """
     settings = load(folder)
     with exclusive(folder):
         state = read_state(folder)
+        if volumes and state is None and engine is None:
+            raise PlatformStateError(
+                f"Nothing says what {folder} was run by. No data was deleted.",
+                hint="Name it: scanvit platform down --volumes --native, or --engine docker, or --engine podman",
+            )
         engine_for(state, engine or (None if state else "native")).stop(settings, volumes=volumes)
+        write_state(folder, replace(state, profiles=(), paused=()) if state and not volumes else None)

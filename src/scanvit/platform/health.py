@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import PlatformError, UnhealthyError
 from . import object_store, postgres
+from .native.programs import needs
 from .services import Service
 from .settings import Settings
 
@@ -40,6 +41,7 @@ def check(service: Service, settings: Settings) -> Health:
 
 
 def check_all(services: Sequence[Service], settings: Settings) -> list[Health]:
+    require_packages(services)
     return [check(service, settings) for service in services]
 
 
@@ -66,6 +68,14 @@ def basic(settings: Settings) -> dict[str, str]:
 
     pair = f"{settings['MLFLOW_TRACKING_USERNAME']}:{settings['MLFLOW_TRACKING_PASSWORD']}"
     return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+
+def require_packages(services: Sequence[Service]) -> None:
+    """What the checks ask with, in containers too. Raises EngineError."""
+    names = {service.name for service in services}
+    for service, module in (("postgres", "psycopg"), ("store", "boto3")):
+        if service in names:
+            needs(module, extra="server")
 
 
 def _postgres(settings: Settings) -> str:

@@ -15,12 +15,14 @@ import time
 from glob import glob
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..core.errors import EngineError, PlatformStateError, UnhealthyError
 from .native.programs import Program, base_environment, find_program, needs
 from .processes import identity, run_checked
-from .settings import LOOPBACK, Settings
+from .settings import Settings
 from .state import read_state
+from .variables import LOOPBACK
 
 PACKAGE = "apt install postgresql   (dnf install postgresql-server, brew install postgresql)"
 _FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/*/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
@@ -168,5 +170,5 @@ def wait(settings: Settings, *, patience_s: float) -> None:
 
 def database_uri(settings: Settings) -> str:
     """For SQLAlchemy. It holds the password: for the environment and private files alone."""
-    user, password, database = (settings[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
+    user, password, database = (quote(settings[f"POSTGRES_{name}"], safe="") for name in ("USER", "PASSWORD", "DB"))
     return f"postgresql+psycopg://{user}:{password}@{LOOPBACK}:{settings['POSTGRES_PORT']}/{database}"

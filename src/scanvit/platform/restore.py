@@ -39,7 +39,7 @@ def restore(folder: Path, source: Path, *, force: bool, progress: Progress, on_h
         try:
             _load(settings, engine, source / DUMP, manifest)
             if (source / ARTIFACTS).is_dir() and any((source / ARTIFACTS).iterdir()):
-                push(tracking_store(settings), source / ARTIFACTS, create=True, progress=progress)
+                push(tracking_store(settings), source / ARTIFACTS, create=True, apart=True, progress=progress)
             engine.pause(settings, "mlflow")
             try:
                 _swap(settings)
@@ -82,7 +82,8 @@ def verify(source: Path, progress: Progress) -> None:
 
 def _read_sums(source: Path) -> list[str]:
     try:
-        return (source / SUMS).read_text(encoding="utf-8").splitlines()
+        text = (source / SUMS).read_text(encoding="utf-8")
+        return text.removesuffix("\n").split("\n")  # splitlines would also split at the U+2028 of a name
     except (OSError, UnicodeDecodeError):
         raise ChecksumError(f"{source / SUMS} cannot be read.", hint="Use another copy of the backup. Nothing was changed.") from None
 

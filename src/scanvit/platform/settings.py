@@ -5,14 +5,15 @@ A value has no blanks, quotes, ``$``, ``#`` or backslash, so that this module, a
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import os
 import re
-import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
@@ -20,89 +21,19 @@ from ..core.errors import ConfigError, PlatformStateError
 from ..core.loading import read_text
 from ..storage.atomic import storage_errors, write_text
 from .state import exclusive
+from .variables import LOOPBACK, OPTIONAL, VARIABLES
 
 FILE_NAME = ".env"
 CLIENT_FILE_NAME = "client.env"
 DEFAULT_FOLDER = ".scanvit-platform"
-LOOPBACK = "127.0.0.1"
 ACCELERATORS = ("cpu", "cuda", "rocm")
 # Addresses and keys of a store that the user has already. Taken together or not at all: keys alone may be of another store.
 STORE_VARIABLES = ("STORE_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLFLOW_BUCKET", "RAY_BUCKET")
+_HEAD = "# Made by scanvit platform init."
+# What a folder may hold before its .env: of an init that was interrupted, and the records of machines elsewhere.
+_BEFORE = ("lock", ".gitignore", CLIENT_FILE_NAME, ".*.tmp", "chameleon-*.json")
 _SAFE = re.compile(r"[A-Za-z0-9_.:/@%+,*=\-\[\]]*")
 _MIN_PASSWORD = 12  # MLflow refuses shorter ones
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variable:
-    kind: Literal["name", "port", "secret", "address", "optional"]
-    default: Callable[[], str]
-    about: str = ""
-
-
-def _fixed(value: str) -> Callable[[], str]:
-    return lambda: value
-
-
-def _name(value: str, about: str = "") -> Variable:
-    return Variable(kind="name", default=_fixed(value), about=about)
-
-
-def _port(number: int) -> Variable:
-    return Variable(kind="port", default=_fixed(str(number)))
-
-
-def _secret(about: str = "") -> Variable:
-    return Variable(kind="secret", default=lambda: secrets.token_hex(16), about=about)
-
-
-VARIABLES: dict[str, Variable] = {
-    "COMPOSE_PROJECT_NAME": _name("scanvit"),
-    "SCANVIT_BIND": Variable(kind="address", default=_fixed(LOOPBACK), about="Where the services listen. Loopback: this machine alone can reach them."),
-    "SCANVIT_ACCELERATOR": _name("cpu", "cpu, cuda or rocm"),
-    "DATA_PATH": _name("/mnt/object", "The images, read-only, in Ray and Jupyter"),
-    "POSTGRES_USER": _name("mlflow"),
-    "POSTGRES_DB": _name("mlflow"),
-    "POSTGRES_PASSWORD": _secret(),
-    "POSTGRES_PORT": _port(5432),
-    "STORE_ENDPOINT_URL": Variable(kind="optional", default=_fixed(""), about="An S3 object store that runs elsewhere; empty: one is started here"),
-    "AWS_ACCESS_KEY_ID": _name("scanvit:platform"),
-    "AWS_SECRET_ACCESS_KEY": _secret(),
-    "AWS_REGION": _name("us-east-1"),
-    "STORE_PORT": _port(9000),
-    "MLFLOW_BUCKET": _name("mlflow"),
-    "RAY_BUCKET": _name("ray"),
-    "MLFLOW_PORT": _port(8000),
-    "MLFLOW_TRACKING_USERNAME": _name("admin"),
-    "MLFLOW_TRACKING_PASSWORD": _secret("Change it here, then: scanvit platform up"),
-    "MLFLOW_FLASK_SERVER_SECRET_KEY": _secret(),
-    "MLFLOW_ALLOWED_HOSTS": _name("", "The names by which browsers and clients may call MLflow"),
-    "RAY_PORT": _port(6379),
-    "RAY_DASHBOARD_PORT": _port(8265),
-    "RAY_CLIENT_PORT": _port(8889),
-    "RAY_AUTH_TOKEN": _secret(),
-    "PROMETHEUS_PORT": _port(9090),
-    "RUN_METRICS_PORT": _port(9109),
-    "GRAFANA_PORT": _port(3000),
-    "GRAFANA_ADMIN_PASSWORD": _secret(),
-    "JUPYTER_PORT": _port(8888),
-    "JUPYTER_TOKEN": _secret(),
-}
-
-# Written into .env as comments: what the compose files take beside, each with a default of their own.
-OPTIONAL = {
-    "RUNS_PATH": "The folder of the runs that Prometheus follows; else ./runs, in containers those of the notebooks",
-    "DATA_PROPAGATION": "rslave: a bucket that is mounted at DATA_PATH after the start is seen as well (containers on Linux with systemd)",
-    "GPU_WORKER_1": "The card of Ray's first worker: its number (NVIDIA, 0), or its render node (AMD, /dev/dri/renderD128)",
-    "GPU_WORKER_2": "The card of the second: 1, or /dev/dri/renderD129",
-    "VIDEO_GID": "AMD: the number of the group video, from: getent group video",
-    "RENDER_GID": "AMD: the number of the group render, from: getent group render",
-    "RAY_WORKER_CPUS": "CPUs that each of Ray's workers offers; else all",
-    "RAY_MEMORY": "Memory limit of each container of Ray (16g); JUPYTER_MEMORY likewise",
-    "RAY_SHM_SIZE": "Shared memory of each container of Ray, which holds its objects (2gb)",
-    "MLFLOW_WORKERS": "Processes of MLflow's server in containers (2)",
-    "MLFLOW_DEFAULT_PERMISSION": "What an account of MLflow may do with runs of others: READ, EDIT, MANAGE or NO_PERMISSIONS (READ)",
-    "PROMETHEUS_RETENTION": "How long Prometheus keeps its figures (30d)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +95,10 @@ def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = Non
     """Settings for a new platform, and the names of the variables that were written.
 
     A complete folder is left as it is. A half-finished one is completed: what it has stays, what it lacks is added. ``environment`` may
-    name an object store to use (STORE_VARIABLES). Raises ConfigError, PlatformStateError, StorageError.
+    name an object store to use (STORE_VARIABLES), and DATA_PATH. Raises ConfigError, StorageError, and PlatformStateError for a folder of something else
+    and for another ``bind`` or ``accelerator`` than it has.
     """
+    _refuse_foreign(folder)
     with storage_errors(folder):
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -174,17 +107,46 @@ def init(folder: Path, environment: Mapping[str, str], *, bind: str | None = Non
         path = folder / FILE_NAME
         there = _parse(read_text(path, error=PlatformStateError), path) if path.exists() else {}
         given = {"SCANVIT_BIND": bind, "SCANVIT_ACCELERATOR": accelerator}
-        wanted = {name: value for name, value in given.items() if value and name not in there}
+        _refuse_change(folder, there, given)
+        wanted = {name: value for name, value in (given | {"DATA_PATH": environment.get("DATA_PATH")}).items() if value and name not in there}
         if environment.get("STORE_ENDPOINT_URL"):
             wanted |= {name: environment[name] for name in STORE_VARIABLES if environment.get(name) and name not in there}
         values = {name: there.get(name) or wanted.get(name) or variable.default() for name, variable in VARIABLES.items()}
+        values["COMPOSE_PROJECT_NAME"] = there.get("COMPOSE_PROJECT_NAME") or project_name(folder)
         values["MLFLOW_ALLOWED_HOSTS"] = there.get("MLFLOW_ALLOWED_HOSTS") or allowed_hosts(values["SCANVIT_BIND"])
         settings = _checked(folder, there | values)
         added = tuple(name for name in VARIABLES if name not in there)
         if added:
-            write_text(folder / ".gitignore", "*\n")
+            if not (folder / ".gitignore").exists():
+                write_text(folder / ".gitignore", "*\n")
             _write(settings)
     return settings, added
+
+
+def project_name(folder: Path) -> str:
+    """By which compose tells the containers and volumes of this platform from those of others on the machine."""
+    return f"scanvit-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """``down --volumes`` deletes below the folder: it must be the platform's own. Raises PlatformStateError."""
+    path = folder / FILE_NAME
+    hint = "Give a new folder, or an empty one: scanvit platform init DIR"
+    if path.is_file():
+        if not read_text(path, error=PlatformStateError).startswith(_HEAD):
+            raise PlatformStateError(f"{path} is not of scanvit: it does not begin with {_HEAD!r}.", hint=hint)
+    elif folder.is_dir():
+        with storage_errors(folder):
+            names = sorted(entry.name for entry in folder.iterdir())
+        if foreign := [name for name in names if not any(fnmatch(name, known) for known in _BEFORE)]:
+            raise PlatformStateError(f"{folder} holds {foreign[0]!r} and no {FILE_NAME}: it is the folder of something else.", hint=hint)
+
+
+def _refuse_change(folder: Path, there: Mapping[str, str], given: Mapping[str, str | None]) -> None:
+    options = {"SCANVIT_BIND": "--bind", "SCANVIT_ACCELERATOR": "--accelerator"}
+    for name, value in given.items():
+        if value and there.get(name, value) != value:
+            raise PlatformStateError(f"{folder} has {name}={there[name]} already, not {value}.", hint=f"Change it: scanvit platform up {options[name]} {value}")
 
 
 def load(folder: Path) -> Settings:
@@ -230,19 +192,27 @@ def allowed_hosts(bind: str) -> str:
 
 
 def _write(settings: Settings) -> None:
-    lines = ["# Made by scanvit platform init. Holds secrets: keep it private, and out of any repository."]
+    lines = [f"{_HEAD} Holds secrets: keep it private, and out of any repository."]
     for name, value in settings.values.items():
         about = VARIABLES[name].about if name in VARIABLES else ""
         lines += ([f"# {about or OPTIONAL[name]}"] if about or name in OPTIONAL else []) + [f"{name}={value}"]
     lines += ["", "# Not set: remove the # to change what the files of containers take by default."]
     lines += [line for name, about in OPTIONAL.items() if name not in settings.values for line in (f"# {about}", f"# {name}=")]
     _write_client(settings)
-    write_text(settings.folder / FILE_NAME, "\n".join(lines) + "\n", private=True)  # last: with it, the folder is complete
+    _write_private(settings.folder / FILE_NAME, lines)  # last: with it, the folder is complete
 
 
 def _write_client(settings: Settings) -> None:
     lines = [f"export {name}={value}" for name, value in settings.client_environment().items()]
-    write_text(settings.folder / CLIENT_FILE_NAME, "\n".join(lines) + "\n", private=True)
+    _write_private(settings.folder / CLIENT_FILE_NAME, lines)
+
+
+def _write_private(path: Path, lines: list[str]) -> None:
+    """For the folder's owner, also where root starts the platform."""
+    write_text(path, "\n".join(lines) + "\n", private=True)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _parse(text: str, path: Path) -> dict[str, str]:

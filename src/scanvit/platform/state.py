@@ -18,7 +18,11 @@ _LOCK, _STATE = "lock", "platform.json"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What ``up`` was last asked for. ``engine``: docker, podman or native; ``paused``: services that a restore has stopped for its while."""
+    """What ``up`` was last asked for.
+
+    ``engine``: docker, podman or native. ``profiles``: none after ``down``, which leaves the engine its data. ``paused``: services that a restore
+    has stopped for its while.
+    """
 
     engine: str
     profiles: tuple[str, ...]
@@ -49,7 +53,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def read_state(folder: Path) -> State | None:
-    """None before the first ``up`` and after ``down``."""
+    """None before the first ``up`` and after ``down --volumes``."""
     path = folder / _STATE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -15,7 +15,9 @@ _REFUSED = re.compile(
     re.I,
 )
 _NO_ENDPOINT = re.compile(r"didn't have storage url|endpoint for object-store service", re.I)
-_NOT_SECURE = re.compile(r"server gave HTTP response to HTTPS client|WRONG_VERSION_NUMBER|x509|certificate verify failed|CERTIFICATE_VERIFY_FAILED|SSL", re.I)
+_NOT_SECURE = re.compile(
+    r"server gave HTTP response to HTTPS client|WRONG_VERSION_NUMBER|x509|certificate verify failed|CERTIFICATE_VERIFY_FAILED|\bSSL(?:\b|_|Error|Cert)", re.I
+)
 _MISSING = re.compile(
     r"directory not found|NoSuchBucket|NO_SUCH_BUCKET|NoSuchKey|NO_SUCH_KEY|RESOURCE_NOT_FOUND|(?:container|object|bucket) not found|\b404\b", re.I
 )
@@ -37,7 +39,7 @@ def explain(said: str, remote: Remote, credentials: Credentials) -> StorageError
             f"{credentials.address} names no object store for region {credentials.settings.get('region', '')!r}.",
             hint="Check OS_REGION_NAME (and OS_INTERFACE, where it is set): openstack catalog list shows what there is.",
         )
-    if _NOT_SECURE.search(said):
+    if _NOT_SECURE.search(_without_names(said, remote)):
         return StorageError(
             f"No secure connection to {credentials.address}: {_last_clause(said)}.",
             hint="Check http or https in the address; for a certificate of its own, set OS_CACERT or AWS_CA_BUNDLE to the file of who signed it.",
@@ -66,6 +68,14 @@ def missing(remote: Remote) -> StorageError:
 
 def _no_store(remote: Remote, credentials: Credentials) -> StorageError:
     return StorageError(f"There is no {remote.kind} at {credentials.address}, as far as its answer tells.", hint=f"Check {VARIABLES[remote.kind]}.")
+
+
+def _without_names(said: str, remote: Remote) -> str:
+    """Without the names of buckets and objects, which may be any words."""
+    said = re.sub(r"key '[^']*'", "", said)
+    for word in filter(None, (remote.path, remote.bucket, *remote.prefix.split("/"))):
+        said = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", "", said)
+    return said
 
 
 def _last_clause(said: str) -> str:

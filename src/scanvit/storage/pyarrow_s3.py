@@ -6,6 +6,7 @@ the MD5 of what was uploaded in one piece (unless it is encrypted with a key of 
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class PyarrowS3(PiecewiseStore):
         start = len(folder.path) + 1
         sizes = {info.path[start:]: info.size for info in found if info.type == FileType.File}
         if checksums:
-            check_names(sizes, where=str(self.remote))  # pyarrow takes the slashes off some names: it would ask for another object
+            check_names(sizes, where=str(self.remote), apart=True)  # pyarrow takes the slashes off some names: it would ask for another object
         digests = dict(self.map(lambda name: (name, self._md5(f"{folder.path}/{name}")), list(sizes), _LOOKERS)) if checksums else {}
         return Listing(folder=folder, objects=tuple(RemoteObject(name=n, size_bytes=sizes[n], md5=digests.get(n)) for n in sorted(sizes)))
 
@@ -102,14 +103,13 @@ class PyarrowS3(PiecewiseStore):
             while piece := source.read():
                 with self._errors():
                     output.write(piece)
-        except BaseException:
-            # Closing makes an object of what has come so far, and there is no way to give up: the object has to go again.
             with self._errors():
                 output.close()
-                self._files.delete_file(path)
+        except BaseException:
+            # Closing makes an object of what has come so far, in the place of a whole one that may be there, and pyarrow can give up in no other
+            # way. It also closes a stream that nobody refers to any more, so this one is kept to the end of the process and beyond its collector.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(output))
             raise
-        with self._errors():
-            output.close()
 
     def _md5(self, path: str) -> str | None:
         with self._errors(), self._files.open_input_file(path) as file:

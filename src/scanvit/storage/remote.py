@@ -98,21 +98,23 @@ def parse_remote(text: str, *, whole_store: bool = False) -> Remote:
     return Remote(kind=kind, bucket=bucket, prefix=prefix)
 
 
-def check_names(names: Iterable[str], *, where: str) -> None:
+def check_names(names: Iterable[str], *, where: str, apart: bool = False) -> None:
     """Raise StorageError where a name cannot be a file on every machine, or where two of them would be one file.
 
     Refused: absolute names, ``.``, ``..`` and empty parts, control characters and NUL, parts over 255 or names over 1,024 bytes, names
-    that differ only in case or in Unicode form (also of their folders), and an object that is called like a folder.
+    that differ only in case or in Unicode form (also of their folders; unless ``apart``: for a file system that keeps them apart), and an
+    object that is called like a folder.
     """
+    fold = str if apart else _fold
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for name in names:
         _check_name(name, f"{where} holds")
-        if (other := files.setdefault(_fold(name), name)) != name:
+        if (other := files.setdefault(fold(name), name)) != name:
             raise _collision(where, other, name)
         parent = name.rpartition("/")[0]
-        while parent and folders.get(_fold(parent)) != parent:
-            if (other := folders.setdefault(_fold(parent), parent)) != parent:
+        while parent and folders.get(fold(parent)) != parent:
+            if (other := folders.setdefault(fold(parent), parent)) != parent:
                 raise _collision(where, other, parent)
             parent = parent.rpartition("/")[0]
     for folded in files.keys() & folders.keys():

@@ -72,17 +72,17 @@ def _has_swiftclient() -> bool:
     return importlib.util.find_spec("swiftclient") is not None
 
 
-def pull(store: Store, folder: Path | str, *, progress: Progress | None = None) -> Transfer:
+def pull(store: Store, folder: Path | str, *, apart: bool = False, progress: Progress | None = None) -> Transfer:
     """Make ``folder`` hold every object below the store's remote. One at a time: a second process waits for the first, then finds all there.
 
     Raises StorageError for names that no folder should hold (before anything is written), a failing store, or content that differs from
-    the store's; NoSpaceError where the disk cannot take it. What has arrived by then is kept for the next call.
+    the store's; NoSpaceError where the disk cannot take it. What has arrived by then is kept for the next call. ``apart``: of ``check_names``.
     """
     folder, started, progress = Path(folder), time.monotonic(), progress or _silent
     listing = store.listing(checksums=True)
     if not listing.objects:
         raise missing(store.remote)
-    check_names((item.name for item in listing.objects), where=str(store.remote))
+    check_names((item.name for item in listing.objects), where=str(store.remote), apart=apart)
     with workplace(folder) as staging:
         refuse_links(folder, (item.name for item in listing.objects))
         differing = _differing(store, listing, folder, stage="Comparing", progress=progress)
@@ -99,17 +99,18 @@ def pull(store: Store, folder: Path | str, *, progress: Progress | None = None) 
     return _account(listing.objects, wanted, started)
 
 
-def push(store: Store, folder: Path | str, *, create: bool = False, progress: Progress | None = None) -> Transfer:
+def push(store: Store, folder: Path | str, *, create: bool = False, apart: bool = False, progress: Progress | None = None) -> Transfer:
     """Make the store hold every file below ``folder`` (or the one file that it is), under the store's remote.
 
     Links and special files are refused, not skipped. Raises StorageError for those, for names that no ``pull`` would take, where the
-    bucket is missing (unless ``create``), for a failing store, and where the store's content differs afterwards.
+    bucket is missing (unless ``create``), for a failing store, and where the store's content differs afterwards. ``apart``: of ``check_names``.
     """
     folder, started, progress = Path(folder), time.monotonic(), progress or _silent
     names, empty_folders = _local_names(folder)
     source = folder if folder.is_dir() else folder.parent
     there = _what_is_there(store, create=create)
-    check_names(sorted({*names, *(item.name for item in there)}), where=f"{folder} and {store.remote} together" if there else str(folder))
+    where = f"{folder} and {store.remote} together" if there else str(folder)
+    check_names(sorted({*names, *(item.name for item in there)}), where=where, apart=apart)
     local = [RemoteObject(name=name, size_bytes=(source / name).stat().st_size) for name in names]
     known = {item.name: item for item in there}
     listing = Listing(folder=store.remote, objects=tuple(known[item.name] for item in local if item.name in known))

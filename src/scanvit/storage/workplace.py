@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,13 @@ def put_in_place(staging: Path, folder: Path, names: Iterable[str]) -> None:
 def is_unfinished(folder: Path) -> bool:
     """Whether a pull into ``folder`` has begun to copy and has not ended. (One that only compares leaves the folder as it is.)"""
     return any(path.is_file() for path in (folder / WORK_FOLDER / "files").rglob("*"))
+
+
+def tells_apart(folder: Path) -> bool:
+    """Whether the file system of ``folder``, which is there, keeps names that differ in case or Unicode form alone as two files."""
+    with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".probe.") as place:
+        Path(place, "\u00e9").touch()
+        return not Path(place, "\u00c9").exists() and not Path(place, "e\u0301").exists()
 
 
 @contextmanager

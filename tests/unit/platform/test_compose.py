@@ -42,7 +42,7 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_overlay_of_the_accelerator_and_the_profiles_are_on_the_command_line(settings: Settings) -> None:
     words = command("docker", settings, ("mlflow", "ray"), "up", "--detach")
-    assert words[:6] == ["docker", "compose", "--project-name", "scanvit", "--env-file", str(settings.folder / ".env")]
+    assert words[:6] == ["docker", "compose", "--project-name", settings["COMPOSE_PROJECT_NAME"], "--env-file", str(settings.folder / ".env")]
     assert words[6:] == ["--file", str(DEPLOY / "compose.yaml"), "--profile", "mlflow", "--profile", "ray", "up", "--detach"]
     cuda = replace(settings, values={**settings.values, "SCANVIT_ACCELERATOR": "cuda"})
     assert command("docker", cuda, (), "ps")[6:] == ["--file", str(DEPLOY / "compose.yaml"), "--file", str(DEPLOY / "compose.cuda.yaml"), "ps"]

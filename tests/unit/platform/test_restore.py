@@ -30,6 +30,13 @@ def test_a_whole_backup_passes(copy: Path) -> None:
     assert read_manifest(copy)["objects"] == 1
 
 
+def test_a_name_with_a_separator_of_unicode_is_one_name(copy: Path) -> None:
+    (copy / "artifacts" / "1" / "a\u2028b").write_bytes(b"content")
+    (copy / "SHA256SUMS").unlink()
+    _write_sums(copy)
+    check(copy)
+
+
 @pytest.mark.parametrize("harm", ["changed", "missing", "more", "link", "no sums"])
 def test_a_damaged_one_is_refused_by_the_name_of_the_file(copy: Path, harm: str) -> None:
     path = copy / "artifacts" / "1" / "a file"

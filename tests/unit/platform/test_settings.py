@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from scanvit.core.errors import ConfigError, PlatformStateError
-from scanvit.platform.settings import VARIABLES, allowed_hosts, init, load, rebind, write
+from scanvit.platform.settings import allowed_hosts, init, load, rebind, write
 from scanvit.platform.state import State, exclusive, read_state, write_state
+from scanvit.platform.variables import VARIABLES
 
 
 def edit(folder: Path, name: str, value: str) -> None:
@@ -24,7 +26,7 @@ def test_init_writes_every_variable_once_for_its_owner_alone(tmp_path: Path) -> 
     assert (tmp_path / "state" / ".gitignore").read_text() == "*\n"
     assert load(tmp_path / "state").values == settings.values
     before = path.read_bytes()
-    assert init(tmp_path / "state", {}, bind="0.0.0.0")[1] == ()
+    assert init(tmp_path / "state", {}, bind="127.0.0.1")[1] == ()
     assert path.read_bytes() == before
 
 
@@ -131,3 +133,54 @@ def test_the_state_is_what_up_was_asked_for(tmp_path: Path) -> None:
         read_state(tmp_path)
     write_state(tmp_path, None)
     assert read_state(tmp_path) is None
+
+
+def test_two_platforms_of_a_machine_have_their_own_containers_and_volumes(tmp_path: Path) -> None:
+    names = [init(tmp_path / name, {})[0]["COMPOSE_PROJECT_NAME"] for name in ("a", "b")]
+    assert all(re.fullmatch(r"scanvit-[0-9a-f]{8}", name) for name in names)
+    assert len(set(names)) == 2
+    edit(tmp_path / "a", "COMPOSE_PROJECT_NAME", "scanvit")
+    assert init(tmp_path / "a", {})[0]["COMPOSE_PROJECT_NAME"] == "scanvit", "its volumes are called so"
+
+
+@pytest.mark.parametrize("name", ["data", "thesis.tex", ".gitignore", ".env"])
+def test_the_folder_of_something_else_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("POSTGRES_PASSWORD=theirs\n")
+    if name == ".gitignore":
+        init(tmp_path, {})
+    else:
+        with pytest.raises(PlatformStateError, match=re.escape(name)) as caught:
+            init(tmp_path, {})
+        assert "an empty one" in (caught.value.hint or "")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "POSTGRES_PASSWORD=theirs\n"
+
+
+def test_what_an_interrupted_init_or_a_lease_has_left_is_no_hindrance(tmp_path: Path) -> None:
+    for name in ("lock", ".gitignore", "client.env", ".client.env.abc.tmp", "chameleon-xrays.json"):
+        (tmp_path / name).touch()
+    assert init(tmp_path, {})[1] == tuple(VARIABLES)
+
+
+@pytest.mark.parametrize(("option", "value"), [("bind", "10.0.0.5"), ("accelerator", "cuda")])
+def test_what_a_platform_has_otherwise_is_told_with_the_command_that_changes_it(tmp_path: Path, option: str, value: str) -> None:
+    init(tmp_path, {})
+    with pytest.raises(PlatformStateError, match=f"already, not {value}") as caught:
+        init(tmp_path, {}, **{option: value})
+    assert f"scanvit platform up --{option} {value}" in (caught.value.hint or "")
+
+
+def test_the_images_of_the_environment_are_taken(tmp_path: Path) -> None:
+    assert init(tmp_path, {"DATA_PATH": "/srv/xrays"})[0]["DATA_PATH"] == "/srv/xrays"
+    assert init(tmp_path, {"DATA_PATH": "/srv/others"})[0]["DATA_PATH"] == "/srv/xrays", "what is there stays"
+
+
+def test_what_root_writes_is_the_owners_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, user, group, *, follow_symlinks: given.append((path.name, user, group)))
+    settings = init(tmp_path, {})[0]
+    write(settings)
+    owner = tmp_path.stat()
+    assert set(given) == {(name, owner.st_uid, owner.st_gid) for name in (".env", "client.env")}
+    assert given[-1][0] == "client.env"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from scanvit.core.errors import StorageError
 from scanvit.storage.remote import Remote, check_names, parse_remote
+from scanvit.storage.workplace import tells_apart
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,18 @@ def test_names_that_pass_stay_inside_and_stay_apart(names: list[str]) -> None:
     folded = {unicodedata.normalize("NFC", name).casefold() for name in names}
     assert len(folded) == len(set(names))
     assert not folded & {str(parent) for name in folded for parent in PurePosixPath(name).parents}
+
+
+def test_names_that_differ_in_case_pass_for_a_file_system_that_keeps_them_apart() -> None:
+    names = ["Run/model.pth", "run/Model.pth", "caf\u00e9", "cafe\u0301"]
+    with pytest.raises(StorageError, match="cannot stand side by side"):
+        check_names(names, where="s3:b")
+    check_names(names, where="s3:b", apart=True)
+    with pytest.raises(StorageError, match="cannot stand side by side"):
+        check_names(["a", "a/b"], where="s3:b", apart=True)
+
+
+def test_a_file_system_is_asked_by_writing_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "probe").touch()
+    assert tells_apart(tmp_path) is not (tmp_path / "PROBE").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["probe"]

@@ -138,7 +138,9 @@ class _Record:
         except (OSError, ValueError, TypeError) as error:
             raise PlatformStateError(f"{path} cannot be read: {error}.", hint="It says what is to be given back: look at it before deleting it.") from None
         if site is not None and made.site != site:
-            raise PlatformStateError(f"{path} is of {made.site}, not of {site}.", hint=f"Give it back first: scanvit chameleon down --site {made.site}")
+            raise PlatformStateError(
+                f"{path} is of {made.site}, not of {site}.", hint=f"Give it back first: scanvit chameleon down --lease {path.stem.removeprefix('chameleon-')}"
+            )
         return cls(path, made)
 
     def add(self, kind: str, identity: str) -> None:

@@ -6,9 +6,11 @@ go through ssh's standard input into a file that only the remote user may read, 
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,20 @@ _REBOOT = 100
 """Exit code of the script that asks for a reboot."""
 _UNREACHABLE = 255
 """Exit code of ssh itself."""
+_FOREIGN, _BUSY = 97, 98
+"""Exit codes of _EXCHANGE: the folder is somebody else's, or another set-up is at work on it."""
+_EXCHANGE = """set -e; umask 077; mkdir -p -- {folder}; cd -- {folder}
+if command -v flock >/dev/null; then exec 9<.; flock -n 9 || exit {busy}; fi
+new=.scanvit-incoming
+if [ -n "$(ls -A)" ] && [ ! -e deploy/remote/setup ] && [ ! -d $new ]; then exit {foreign}; fi
+mkdir -p $new; find $new -mindepth 1 -delete; tar -xzf - -C $new
+for path in $new/* $new/.[!.]* $new/..?*; do
+    name=${{path#$new/}}
+    case $name in .venv | .scanvit-platform | runs | packs) continue ;; esac
+    if [ -e "$path" ] || [ -L "$path" ]; then rm -rf -- "./$name"; mv -- "$path" ./; fi
+done
+rm -rf $new"""
+"""What the archive has is exchanged name by name, when all of it has come, and nothing else is touched. Until the end $new says that the folder is ours."""
 _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 Say = Callable[[str], None]
 
@@ -36,6 +52,12 @@ class Host:
     key: Path | None = None
     folder: str = "scanvit"
     """On the machine, from the user's home, or absolute."""
+
+    def __post_init__(self) -> None:
+        folder = posixpath.normpath(self.folder.removeprefix("~/"))
+        if folder.startswith(("~", "..")) or not folder.strip("./"):
+            raise RemoteError(f"{self.folder!r} is no folder for a copy of scanvit.", hint="Name one of its own, from the user's home or absolute: scanvit")
+        object.__setattr__(self, "folder", folder)
 
     @property
     def target(self) -> str:
@@ -105,22 +127,21 @@ def reach(host: Host, timeouts: Timeouts, *, another_than: str | None = None) ->
 
 
 def copy_checkout(host: Host, *, say: Say) -> None:
-    """The committed files of the checkout that this package runs from. The folder there is replaced as a whole; its .venv and settings stay."""
+    """The committed files of the checkout that this package runs from. What else lies in the folder there stays. Raises RemoteError, EngineError."""
     root = deploy_folder().parent
     packed = subprocess.run(["git", "-C", str(root), "archive", "--format=tar.gz", "HEAD"], capture_output=True, check=False)
     if packed.returncode:
         raise EngineError(f"{root} is no git checkout: {packed.stderr.decode(errors='replace').strip()}", hint="Clone the repository, and run from there.")
     say(f"Copying scanvit ({len(packed.stdout) / 1e6:.1f} MB)")
-    folder = shlex.quote(host.folder)
-    keep = ".venv .scanvit-platform runs packs"
-    script = (
-        f"set -e; umask 077; mkdir -p {folder}; rm -rf {folder}.new; mkdir {folder}.new; tar -xzf - -C {folder}.new; "
-        f"for kept in {keep}; do if [ -e {folder}/$kept ]; then mv {folder}/$kept {folder}.new/; fi; done; "
-        f"rm -rf {folder}.old; mv {folder} {folder}.old; mv {folder}.new {folder}; rm -rf {folder}.old"
-    )
+    script = _EXCHANGE.format(folder=shlex.quote(host.folder), busy=_BUSY, foreign=_FOREIGN)
     done = _run(host, script, stdin=packed.stdout, timeout_s=600)
+    if done.returncode == _FOREIGN:
+        raise RemoteError(f"{host.folder} on {host.target} is not empty, and no copy of scanvit. Nothing was changed.", hint="Name another: --folder FOLDER")
+    if done.returncode == _BUSY:
+        raise RemoteError(f"Another set-up is at work on {host.folder} on {host.target}.", hint="Wait until it has ended, then give the same command again.")
     if done.returncode:
-        raise RemoteError(f"Copying to {host.target} failed: {(done.stderr.strip() or 'no reason given')[-300:]}", hint="Is there space, and a tar?")
+        said = (done.stderr.strip() or "no reason given")[-300:]
+        raise RemoteError(f"Copying to {host.folder} on {host.target} failed: {said}", hint=f"Is there space for {host.folder}, and a tar?")
 
 
 def describe(host: Host, steps: Sequence[str], settings: Mapping[str, str]) -> list[str]:
@@ -147,14 +168,23 @@ def _run_steps(host: Host, steps: Sequence[str], settings: Mapping[str, str], *,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(content)
-        process.stdin.close()
-        deadline = time.monotonic() + timeout_s
-        for line in process.stdout:
-            say(line.rstrip("\n"))
-            if time.monotonic() > deadline:
-                process.kill()
-                raise RemoteError(f"The set-up of {host.target} takes longer than {timeout_s / 60:.0f} minutes.", hint="Give the same command again.")
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, end)  # what hangs says nothing: no line comes after which to look
+        timer.start()
+        try:
+            process.stdin.write(content)
+            process.stdin.close()
+            for line in process.stdout:
+                say(line.rstrip("\n"))
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise RemoteError(f"The set-up of {host.target} takes longer than {timeout_s / 60:.0f} minutes.", hint="Give the same command again.")
     if process.returncode == _UNREACHABLE:
         raise RemoteError(f"The connection to {host.target} was lost.", hint="Give the same command again: it goes on where it stopped.")
     return process.returncode

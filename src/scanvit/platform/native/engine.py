@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from ...core.errors import ConfigError, PlatformStateError, PortTakenError, Unhe
 from ...storage.atomic import storage_errors
 from .. import postgres
 from ..services import SERVICES
-from ..settings import LOOPBACK, Settings
+from ..settings import Settings
 from ..state import State, read_state, write_state
+from ..variables import LOOPBACK
 from .guard import holder
 from .leftovers import end_leftovers, listening
 from .log_files import follow, last_lines
-from .plan import prepare, programs
+from .plan import DATA, prepare, programs
 from .programs import MARKER, Program, base_environment
 from .supervisor import LOCK_FILE, STATE_FILE
 
@@ -41,7 +43,7 @@ class Native:
 
     def preflight(self, settings: Settings, profiles: Sequence[str]) -> None:
         planned = programs(settings, profiles)
-        _check_port(settings, 0, "SCANVIT_BIND")  # is it an address of this machine?
+        _check_port(settings, settings.bind, 0, "SCANVIT_BIND")  # is it an address of this machine?
         running = set(self._programs(settings.folder))
         if holder(settings.folder / LOCK_FILE) is None:
             running = set()
@@ -106,10 +108,9 @@ class Native:
             while holder(lock) is not None and time.monotonic() < until:
                 time.sleep(0.1)
         end_leftovers(settings.folder)
-        write_state(settings.folder, None)
         (settings.folder / STATE_FILE).unlink(missing_ok=True)
         if volumes:
-            shutil.rmtree(settings.folder / "data", ignore_errors=True)
+            _delete_data(settings.folder / "data")
 
     def _tell_supervisor(self, folder: Path) -> bool:
         guard = holder(folder / LOCK_FILE)
@@ -131,29 +132,40 @@ class Native:
         return found
 
 
+def _delete_data(data: Path) -> None:
+    """What the platform made there, which may lie on another disk behind a link. Raises StorageError where something stays."""
+    for path in (data / name for name in DATA):
+        with storage_errors(path):
+            if path.is_dir():
+                shutil.rmtree(path.resolve())
+            if path.is_symlink():
+                path.unlink()
+    with suppress(OSError):  # it is not there, or holds what others have laid there
+        data.rmdir()
+
+
 def _check_ports(settings: Settings, planned: Sequence[Program]) -> None:
     variables = {service.name: service.port for service in SERVICES} | {"run-metrics": "RUN_METRICS_PORT"}
-    wanted: dict[int, str] = {}
+    wanted: dict[int, tuple[str, str]] = {}
     for program in planned:
         if program.port is not None:
-            wanted[program.port] = variables.get(program.name, "STORE_PORT (the store takes three more behind it)")
-        wanted |= {settings.port(name): name for name in _MORE_PORTS.get(program.name, ())}
-    for port, variable in wanted.items():
-        _check_port(settings, port, variable)
+            host = settings.bind if program.host == settings.host else program.host  # some listen on loopback, whatever the platform's address
+            wanted[program.port] = (host, variables.get(program.name, "STORE_PORT (the store takes three more behind it)"))
+        wanted |= {settings.port(name): (settings.bind, name) for name in _MORE_PORTS.get(program.name, ())}
+    for port, (host, variable) in wanted.items():
+        _check_port(settings, host, port, variable)
 
 
-def _check_port(settings: Settings, port: int, variable: str) -> None:
+def _check_port(settings: Settings, host: str, port: int, variable: str) -> None:
     hint = f"Change {variable} in {settings.folder / '.env'}."
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.bind, port))
+            probe.bind((host, port))
         except PermissionError:
             raise PortTakenError(f"Port {port} is for root alone.", hint=hint) from None
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                raise ConfigError(
-                    f"{settings.bind} is no address of this machine.", hint="Give one that it has: scanvit platform up --bind 127.0.0.1"
-                ) from None
+                raise ConfigError(f"{host} is no address of this machine.", hint="Give one that it has: scanvit platform up --bind 127.0.0.1") from None
             who = listening([port]).get(port, "another program")
             raise PortTakenError(f"Port {port} is taken by {who}.", hint=f"End that, or change {variable} in {settings.folder / '.env'}.") from None

@@ -54,7 +54,8 @@ def prepare(settings: Settings) -> None:
     for module in ("boto3", "flask_wtf", "psycopg"):
         needs(module, extra="server")
     permission = settings.values.get("MLFLOW_DEFAULT_PERMISSION") or "READ"
-    lines = ["[mlflow]", f"default_permission = {permission}", f"database_uri = {postgres.database_uri(settings)}", ""]
+    uri = postgres.database_uri(settings).replace("%", "%%")  # which the file's reader takes for a reference
+    lines = ["[mlflow]", f"default_permission = {permission}", f"database_uri = {uri}", ""]
     write_text(_auth_config(settings), "\n".join(lines), private=True)
 
 

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from ...storage.atomic import storage_errors, write_text
 from .. import object_store, postgres
 from ..services import services_of
-from ..settings import LOOPBACK, Settings
+from ..settings import Settings
+from ..variables import LOOPBACK
 from . import mlflow_server, ray_nodes
 from .programs import Program, base_environment, find_program, needs
+
+DATA = ("postgres", "postgres.unfinished", "store", "prometheus")
+"""What is kept below ``data`` of the platform's folder."""
 
 
 def programs(settings: Settings, profiles: Sequence[str]) -> list[Program]:

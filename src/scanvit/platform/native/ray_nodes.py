@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ...core.errors import PlatformError, PlatformStateError
 from .. import ray_start
-from ..settings import LOOPBACK, Settings, load
+from ..settings import Settings, load
+from ..variables import LOOPBACK
 from .programs import MARKER, Program, base_environment, needs
 
 _AGENT_PORTS = ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port", "--runtime-env-agent-port")
