@@ -6,9 +6,9 @@ Three choices, each of them exact algebra and held to the written-out formula by
             q k^T = x (Wq^T Wk) x^T and (p v) Wo^T = (p x) (Wo Wv)^T: the products of the weights are small, and all heads share the tokens as
             their keys and values. A third of the projections' work and two thirds of their memory remain, and the heads of an image
             become rows of one large product.
-    tiled   On a CPU in bf16, whole rows of scores for a few images at a time, so that they never leave the cache; they are made again for the
-            gradient. PyTorch's fused kernel takes two to three times as long there; in float32, where it is the faster one, elsewhere, and
-            in exported graphs it is used (docs/performance.md).
+    tiled   On a CPU in bf16, whole rows of scores for a few images at a time, so that they become probabilities within the cache; these are kept for
+            the gradient, or made again, bit for bit, where they are many. PyTorch's fused kernel takes two to three times as long there; in
+            float32, where it is the faster one, elsewhere, and in exported graphs it is used (docs/performance.md).
     fused   On a Hopper GPU in bf16, the folded attention and its gradient as two kernels that keep all scores in fast memory
             (``fused_attention``).
 
@@ -25,6 +25,8 @@ from . import fused_attention
 
 _TILE_BYTES = 2**21
 """Scores that a thread holds at a time, of the order of the cache that a core has to itself. An attention that is larger is held whole."""
+_KEPT_BYTES = 2**27
+"""Probabilities of one call that are kept for the gradient: a layer of the reference with its batches of 32 has half of that."""
 
 
 def attend(tokens: Tensor, *, qkv: nn.Linear, proj: nn.Linear, heads: int) -> Tensor:
@@ -55,8 +57,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if _is_tiled(q):
-        mixed: Tensor = _tiled(q.flatten(0, 1).contiguous(), k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous(), scale)
-        return mixed.view(q.shape)
+        size = q.numel() // q.shape[-1] * k.shape[-2] * q.element_size()
+        keeps = torch.is_grad_enabled() and size <= _KEPT_BYTES
+        mixed, _ = _tiled(q.flatten(0, 1).contiguous(), k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous(), scale, keeps)
+        out: Tensor = mixed.view(q.shape)
+        return out
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
@@ -85,23 +90,26 @@ def _fold(qkv: Tensor, proj: Tensor, *, heads: int) -> tuple[Tensor, Tensor]:
 
 # An operator of its own, so that torch.compile takes it as it is. (G, R, d), (G, N, d), (G, N, d) -> (G, R, d).
 @torch.library.custom_op("scanvit::tiled_attention", mutates_args=(), device_types="cpu")
-def _tiled(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _tiled(q: Tensor, k: Tensor, v: Tensor, scale: float, keeps: bool) -> tuple[Tensor, Tensor]:
+    """The mixed values, and the probabilities (G, R, N) where they are to be kept, else nothing."""
     mixed, scores = torch.empty_like(q), _tile_of_scores(q, k)
+    kept = _room_for(q, k, keeps)
     for tile in _tiles(len(q), len(scores)):
-        probs = _probs(q[tile], k[tile], scale, out=scores)
+        probs = _probs(q[tile], k[tile], scale, out=kept[tile] if keeps else scores)
         torch.bmm(probs, v[tile], out=mixed[tile])
-    return mixed
+    return mixed, kept
 
 
 @torch.library.custom_op("scanvit::tiled_attention_backward", mutates_args=(), device_types="cpu")
-def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     from .cpu_softmax import softmax_gradient_  # imports numba
 
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     scores = _tile_of_scores(q, k)
     room = torch.empty_like(scores)
     for tile in _tiles(len(q), len(scores)):
-        probs, slopes = _probs(q[tile], k[tile], scale, out=scores), room[: tile.stop - tile.start]
+        probs = kept[tile] if len(kept) else _probs(q[tile], k[tile], scale, out=scores)
+        slopes = room[: tile.stop - tile.start]
         torch.bmm(probs.transpose(1, 2), slope[tile], out=dv[tile])
         torch.bmm(slope[tile], v[tile].transpose(1, 2), out=slopes)
         softmax_gradient_(slopes, probs)
@@ -118,6 +126,10 @@ def _tile_of_scores(q: Tensor, k: Tensor) -> Tensor:
     return q.new_empty(min(groups, for_each * torch.get_num_threads()), rows, columns)
 
 
+def _room_for(q: Tensor, k: Tensor, keeps: bool) -> Tensor:
+    return q.new_empty(len(q), q.shape[1], k.shape[1]) if keeps else q.new_empty(0)
+
+
 def _tiles(groups: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, groups)) for start in range(0, groups, size)]
 
@@ -132,22 +144,23 @@ def _probs(q: Tensor, k: Tensor, scale: float, *, out: Tensor) -> Tensor:
 
 
 @_tiled.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return torch.empty_like(q)
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, keeps: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), _room_for(q, k, keeps)
 
 
 @_tiled_backward.register_fake
-def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *kept, ctx.scale = inputs
-    ctx.save_for_backward(*kept)
+    *given, ctx.scale, _ = inputs
+    ctx.save_for_backward(*given, output[1])
+    ctx.mark_non_differentiable(output[1])
 
 
-def _gradient(ctx, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
-    return (*_tiled_backward(slope.contiguous(), *ctx.saved_tensors, ctx.scale), None)
+def _gradient(ctx, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+    return (*_tiled_backward(slope.contiguous(), *ctx.saved_tensors, ctx.scale), None, None)
 
 
 _tiled.register_autograd(_gradient, setup_context=_keep)

@@ -57,6 +57,17 @@ def test_tiles_do_not_change_the_formula_or_its_gradient(tile_bytes: int, monkey
     assert torch.autograd.gradcheck(lambda *qkv: attention(*qkv, scale=0.3), (q, k, v))
 
 
+def test_probabilities_that_are_kept_are_those_that_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (20, 17, 17))
+    found = []
+    for most_bytes in (0, 2**27):
+        monkeypatch.setattr(ours, "_KEPT_BYTES", most_bytes)
+        out = attention(q, k, v)
+        found.append([out, *torch.autograd.grad(out.float().square().sum(), [q, k, v])])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize(("dim", "dim_head"), [(64, 64), (64, 16)], ids=["folded", "plain"])
 def test_bf16_is_the_formula_up_to_its_rounding(dim: int, dim_head: int) -> None:
     made = case(dim, dim_head, dtype=torch.float32)
