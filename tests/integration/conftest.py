@@ -118,6 +118,9 @@ class ObjectStore:
         until = time.monotonic() + 10
         while any(map(_is_running, pids)) and time.monotonic() < until:
             time.sleep(0.05)
+        for pid in filter(_is_running, pids):  # one that still waits for a client keeps its port, and its successor would not start
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def environment(self, port: int | None = None) -> dict[str, str]:
         """Of a client that goes to ``port`` (a proxy's) instead of the server's."""

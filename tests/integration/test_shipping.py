@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -333,7 +334,11 @@ def test_a_local_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) 
 
 
 def _schedulers(pid: int) -> set[int]:
-    return {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
+    found = set()
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended meanwhile
+            found.add(os.sched_getscheduler(int(thread)))
+    return found
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class of processes that run where nothing else does")
