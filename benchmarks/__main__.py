@@ -21,7 +21,7 @@ from rich.table import Table
 from .harness import Cost, Figure, Options, Ratio, Skipped, below, floors, machine, record
 
 SUITES = {
-    "training": "the reference network's training step against two baselines; 5 minutes",
+    "training": "the reference network's training step against two baselines; 9 minutes",
     "inference": "latency of one image and throughput, PyTorch and ONNX Runtime; a minute",
     "predict": "scanvit predict from files to JSON against bare ONNX Runtime; 3 minutes",
     "data": "decoding JPEG and reading a pack; 3 minutes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CONTESTANTS: dict[str, tuple[Callable[..., None], tuple[object, ...]]] = {
 }
 TOLERANCE = {"float32": 2e-3, "bf16": 5e-2}
 """Largest difference of two losses, of about 2. Rounding differs, and Adam's first steps go as far for a small gradient as for a large one."""
+
+SETTLE_S = 1.0
+"""Between turns: the workers of a DataLoader go on until their queue is full, in the time of whoever comes next."""
 
 
 def start(name: str, setup: Setup) -> Contestant:
@@ -74,6 +78,7 @@ def time_steps(setup: Setup, rounds: int) -> dict[str, list[float]]:
             contestant.turn()  # builds; and so that nobody builds while another is timed
         for _ in range(rounds):
             for name, contestant in contestants.items():
+                time.sleep(SETTLE_S)
                 rates[name].append(BATCH_SIZE / contestant.turn()[0])
                 print(f"{name}: {rates[name][-1]:.2f} images/s", flush=True)
     finally:
@@ -83,7 +88,7 @@ def time_steps(setup: Setup, rounds: int) -> dict[str, list[float]]:
 
 
 def run(options: Options) -> list[Ratio]:
-    rounds, steps, small = (1, 3, 1) if options.quick else (3, 50, 2)
+    rounds, steps, small = (1, 3, 1) if options.quick else (7, 50, 2)
     common = ("trainer.accelerator=cpu", "trainer.max_epochs=1")
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         check_losses(make_setup(Path(folder) / "small", *common, f"trainer.per_device_batch_size={small}", images=300), steps)

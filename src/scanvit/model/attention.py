@@ -29,25 +29,26 @@ _KEPT_BYTES = 2**27
 """Probabilities of one call that are kept for the gradient: a layer of the reference with its batches of 32 has half of that."""
 
 
-def attend(tokens: Tensor, *, qkv: nn.Linear, proj: nn.Linear, heads: int) -> Tensor:
-    """Multi-head self-attention with its projections: (B, N, D) -> (B, N, D).
+def attend(tokens: Tensor, *, qkv: nn.Linear, proj: nn.Linear, heads: int, first: int | None = None) -> Tensor:
+    """Multi-head self-attention with its projections: (B, N, D) -> (B, N, D), or (B, first, D): the outputs of the first tokens, which look at all.
 
     ``qkv`` has no bias and 3 * h * d rows, ordered (q, k, v), then head, then width. Source: Vaswani et al. 2017, section 3.2.2.
     """
-    batch, n_tokens, dim = tokens.shape
+    batch, _, dim = tokens.shape
     dim_head = proj.in_features // heads
     if dim > dim_head:
-        mixed = attention(*split_heads(qkv(tokens), heads=heads)).transpose(1, 2).flatten(2)
-        return proj(mixed)
+        q, k, v = split_heads(qkv(tokens), heads=heads)
+        return proj(attention(q[:, :, :first], k, v).transpose(1, 2).flatten(2))
     to_scores, to_output = _fold(qkv.weight, proj.weight, heads=heads)
-    if fused_attention.is_chosen(tokens):
-        out = fused_attention.fused(tokens, dim_head**-0.5 * to_scores, to_output)
+    to_scores = dim_head**-0.5 * to_scores  # less to scale than queries or scores
+    if first is None and fused_attention.is_chosen(tokens):
+        out = fused_attention.fused(tokens, to_scores, to_output)
         return out + proj.bias.to(out.dtype)
-    queries = F.linear(tokens, to_scores.flatten(0, 1))
+    queries = F.linear(tokens[:, :first], to_scores.flatten(0, 1))
     shared = tokens.to(queries.dtype)[:, None]
     # A row for each token and head: the same memory, whichever way it is looked at.
-    mixed = attention(queries.view(batch, 1, n_tokens * heads, dim), shared, shared, scale=dim_head**-0.5)
-    return F.linear(mixed.reshape(batch, n_tokens, heads * dim), to_output.transpose(0, 1).flatten(1), proj.bias)
+    mixed = attention(queries.view(batch, 1, -1, dim), shared, shared, scale=1.0)
+    return F.linear(mixed.view(queries.shape), to_output.transpose(0, 1).flatten(1), proj.bias)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
@@ -115,7 +116,10 @@ def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor
         softmax_gradient_(slopes, probs)
         torch.bmm(slopes, k[tile], out=dq[tile])
         torch.bmm(slopes.transpose(1, 2), q[tile], out=dk[tile])
-    return dq.mul_(scale), dk.mul_(scale), dv
+    if scale != 1.0:
+        dq.mul_(scale)
+        dk.mul_(scale)
+    return dq, dk, dv
 
 
 def _tile_of_scores(q: Tensor, k: Tensor) -> Tensor:
@@ -155,11 +159,14 @@ def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, scale: float
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     *given, ctx.scale, _ = inputs
+    ctx.set_materialize_grads(False)  # else the probabilities get slopes, of zeros, as many as they are
     ctx.save_for_backward(*given, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _gradient(ctx, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+def _gradient(ctx, slope: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    if slope is None:
+        return (None,) * 5
     return (*_tiled_backward(slope.contiguous(), *ctx.saved_tensors, ctx.scale), None, None)
 
 

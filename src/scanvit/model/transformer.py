@@ -29,8 +29,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(heads * dim_head, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.dropout(attend(tokens, qkv=self.qkv, proj=self.proj, heads=self.heads))
+    def forward(self, tokens: Tensor, first: int | None = None) -> Tensor:
+        """With ``first``, the outputs of so many tokens from the start alone; all N are still looked at."""
+        return self.dropout(attend(tokens, qkv=self.qkv, proj=self.proj, heads=self.heads, first=first))
 
     def weights(self, tokens: Tensor) -> Tensor:
         """How much each token looks at each other, (B, h, N, N), rows sum to 1: for looking at, since it costs N^2 of memory."""
@@ -76,7 +77,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)): (B, N, D) -> (B, N, D)."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): (B, N, D) -> (B, N, D), or (B, first, D) where no more are wanted."""
 
     def __init__(self, dim: int, *, attn: Attention, mlp: FeedForward, drop_path: float) -> None:
         super().__init__()
@@ -86,6 +87,6 @@ class Block(nn.Module):
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, first: int | None = None) -> Tensor:
+        tokens = tokens[:, :first] + self.drop_path(self.attn(self.norm1(tokens), first))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))

@@ -71,7 +71,12 @@ class VisionTransformer(nn.Module):
         return self._tokens(self.stem(images))
 
     def _features(self, maps: Tensor) -> Tensor:
-        return self.norm(self.pool(self.blocks(self._tokens(maps))))
+        tokens = self._tokens(maps)
+        *others, last = self.blocks
+        for block in others:
+            tokens = block(tokens)
+        # Of the last block nothing but the [CLS] token's output is read where that is what is pooled: the rest is not made.
+        return self.norm(self.pool(last(tokens, first=1 if self.config.pool == "cls" else None)))
 
     def _tokens(self, maps: Tensor) -> Tensor:
         patches = self.patch_embed(maps.permute(0, 2, 3, 1).flatten(1, 2))

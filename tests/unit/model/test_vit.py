@@ -61,6 +61,23 @@ def test_every_parameter_gets_a_gradient(make_network: Callable[..., VisionTrans
         assert name.endswith("conv.bias") or parameter.grad.abs().max() > 1e-6, name
 
 
+@pytest.mark.parametrize(("pool", "outputs"), [("cls", 1), ("mean", 17)])
+def test_of_the_last_block_only_what_is_pooled_is_made(make_network: Callable[..., VisionTransformer], pool: str, outputs: int) -> None:
+    network = make_network(pool=pool, depth=2).double()
+    images, sizes = torch.randn(3, 1, 16, 16, dtype=torch.float64), []
+    for block in network.blocks:
+        block.register_forward_hook(lambda _, __, out: sizes.append(out.shape[1]))
+    network(images).square().sum().backward()
+    slopes = [parameter.grad for parameter in network.parameters()]
+    assert sizes == [17, outputs]
+
+    network.zero_grad()
+    every = network.pool(network.blocks(network.embed(images)))
+    network.head(network.norm(every)).square().sum().backward()
+    for slope, parameter in zip(slopes, network.parameters(), strict=True):
+        torch.testing.assert_close(slope, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
 def test_an_image_s_logits_do_not_depend_on_its_batch(make_network: Callable[..., VisionTransformer]) -> None:
     network = make_network()
     images = torch.randn(5, 1, 16, 16)
