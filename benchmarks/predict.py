@@ -34,7 +34,7 @@ import torch
 from scanvit.core.loading import experiment_to_dict, load_experiment
 from scanvit.core.runtime import usable_cores
 from scanvit.data.decode import decode_image
-from scanvit.evaluation.engine import open_engine
+from scanvit.evaluation.engines import open_engine
 from scanvit.evaluation.export import export
 from scanvit.evaluation.onnx_record import INPUT
 from scanvit.evaluation.predict import predict_files

@@ -17,7 +17,7 @@ from tests.integration.conftest import Scanvit
 import scanvit as library
 from scanvit.core.events import metric_history
 from scanvit.data.pack import Pack
-from scanvit.evaluation.engine import open_engine
+from scanvit.evaluation.engines import open_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1100)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_imports_go_down_only(source: Path) -> None:
         if target != room(path, source) and LAYERS[target] >= LAYERS[room(path, source)]
     ]
     assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle(source: Path) -> None:
+    """Also inside a room, in functions and for types alone."""
+    modules = {("scanvit", *path.relative_to(source).with_suffix("").parts): path for path in source.rglob("*.py") if path.name != "__init__.py"}
+    below = {
+        name: {target for imported in imported_modules(ast.parse(path.read_text(encoding="utf-8")), name[:-1]) for target in (imported, imported[:-1])}
+        & (modules.keys() - {name})
+        for name, path in modules.items()
+    }
+    try:
+        tuple(TopologicalSorter(below).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(".".join(name) for name in reversed(error.args[1])))
 
 
 @pytest.mark.parametrize(

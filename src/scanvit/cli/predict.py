@@ -51,7 +51,7 @@ _MOST_REPORTED = 20
 def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
     from ..core.runtime import usable_cores
     from ..evaluation.calibrate import is_current
-    from ..evaluation.engine import open_engine
+    from ..evaluation.engines import open_engine
     from ..evaluation.predict import predict_files
 
     from_list, null, first_reading = options["from_list"], options["null"], options["first_reading"]

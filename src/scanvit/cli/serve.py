@@ -32,7 +32,7 @@ server with TLS in front.
 def serve(run: Path, host: str, port: int, allowed_host: tuple[str, ...], max_mb: int, timeout_s: float, threads: int | None) -> None:
     import os
 
-    from ..evaluation.engine import open_engine
+    from ..evaluation.engines import open_engine
     from ..serving.server import Settings, bind, is_loopback
     from ..serving.server import serve as run_server
 

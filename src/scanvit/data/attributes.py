@@ -17,7 +17,7 @@ from .dicom.frames import dicom_texts
 from .tables import path_ends, table_rows
 
 if TYPE_CHECKING:
-    from .selection import Candidate
+    from .candidates import Candidate
     from .sources import MetadataTable, Source
 
 DICOM_TAGS = {"sex": "PatientSex", "age_band": "PatientAge", "view": "ViewPosition", "scanner": "ManufacturerModelName"}

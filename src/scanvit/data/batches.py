@@ -18,8 +18,9 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import DataError
 from .archives.base import Archive
+from .candidates import Candidates
 from .file_rows import NOTHING_ASKED, Asked, rows_of_file
-from .selection import Candidates, Selection
+from .selection import Selection
 
 BATCH_IMAGES = 256
 BATCH_BYTES = 64 << 20

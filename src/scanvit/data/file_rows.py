@@ -11,11 +11,12 @@ import numpy as np
 from ..core.contract import PixelContract
 from ..core.errors import ImageError
 from .attributes import dicom_attributes
+from .candidates import Candidate
 from .decode import decode_frames
 from .dicom.frames import dicom_patient, is_dicom
 from .dicom.pseudonym import load_salt, pseudonym, salt_mark
 from .hashing import perceptual_hash, sha256_bytes
-from .selection import Candidate, Quarantined
+from .selection import Quarantined
 from .sources import DICOM_PATIENT, Source
 
 _DECODERS = ("pillow", "pydicom", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pylibjpeg-libjpeg", "python-gdcm")

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from ..storage.scratch import Spool, pieces_of, spooled
 from .attributes import code_of
+from .candidates import Candidate
 from .columns import Strings, take_strings
-from .selection import Candidate
 from .sources import SPLITS
 
 _NUMBERS = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.errors import CheckpointError
 from .calibration import fit_temperature
 from .conformal import Conformal, fit_conformal
 from .inference import Inference, infer
@@ -114,3 +115,13 @@ def _fit_outliers(model: Classifier, pack: Pack, val: Inference) -> OutlierDetec
     step = max(1, -(-len(targets) // _MOST_IMAGES))
     train = infer(model, pack.images("train")[::step])
     return OutlierDetector.fit(train.traits, targets[::step]).calibrated(val.traits)
+
+
+def read_calibration(values: dict[str, Any]) -> Calibration | None:
+    """Of a checkpoint or an export; None where nothing was fitted. Raises CheckpointError."""
+    if not values:
+        return None
+    try:
+        return Calibration.from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError("The file's calibration is damaged.", hint="Evaluate the run again, or export it again.") from None

@@ -21,10 +21,12 @@ import numpy.typing as npt
 from .. import __version__
 from ..core.errors import ConfigError, ExportError
 from ..storage.atomic import write_bytes
-from .calibrate import Calibration, fit_on, is_current
-from .engine import Answers, Pixels, TorchEngine, open_engine, read_calibration
+from .calibrate import Calibration, fit_on, is_current, read_calibration
+from .engine import Answers, Pixels
+from .engines import open_engine
 from .estimates import Estimate, Estimator
 from .own_pack import find_own_pack
+from .torch_engine import TorchEngine
 
 if TYPE_CHECKING:
     import onnx

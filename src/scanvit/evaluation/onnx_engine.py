@@ -12,7 +12,8 @@ from ..core.contract import PixelContract
 from ..core.errors import CheckpointError, ScanvitError
 from ..core.loading import inference_of
 from ..core.runtime import usable_cores
-from .engine import Answers, Pixels, read_calibration
+from .calibrate import read_calibration
+from .engine import Answers, Pixels
 from .inference import images_within
 from .onnx_record import FORMAT, INPUT, OUTPUTS, read_metadata, require
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
-from .engine import read_calibration
+from .calibrate import read_calibration
 from .onnx_record import INPUT, OUTPUTS, require
 
 if TYPE_CHECKING:

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .metrics import Array
-
 ALARMS = 0.01
 """Share of validation images that are called outliers."""
 _SHRINKAGE, _LEAST = 1e-3, 1e-6
@@ -27,9 +25,9 @@ _SHRINKAGE, _LEAST = 1e-3, 1e-6
 class OutlierDetector:
     """Plain arrays, so that it travels in a checkpoint. K classes, T traits."""
 
-    class_means: Array
+    class_means: npt.NDArray[np.float64]
     """(K, T), without classes that training had no image of."""
-    precision: Array
+    precision: npt.NDArray[np.float64]
     """(T, T), the inverse of the covariance within classes."""
     limit: float
     """The distance that counts as 1."""
@@ -55,11 +53,11 @@ class OutlierDetector:
         limit = float(np.quantile(scores, 1 - ALARMS, method="higher"))
         return replace(self, limit=max(limit * self.limit, 1e-12))
 
-    def score(self, traits: npt.NDArray[np.floating]) -> Array:
+    def score(self, traits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """(N, T) -> (N,) from 0; above 1 is an outlier."""
         gaps = traits[:, None].astype(np.float64) - self.class_means
         squared = np.einsum("nkd,de,nke->nk", gaps, self.precision, gaps, optimize=True).min(axis=1)
-        distances: Array = np.sqrt(squared.clip(min=0)) / self.limit
+        distances: npt.NDArray[np.float64] = np.sqrt(squared.clip(min=0)) / self.limit
         return distances
 
     def to_dict(self) -> dict[str, Any]:

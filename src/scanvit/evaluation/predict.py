@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import ImageError
 from ..core.runtime import usable_cores
 from ..data.image_stream import Block, Source, stream_blocks
-from .engine import open_engine
+from .engines import open_engine
 from .judgement import judge
 
 if TYPE_CHECKING:

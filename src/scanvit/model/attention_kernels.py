@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .fused_attention import assembler
+from .assembler import assembler
 
 # Read by Triton whenever it compiles.
 if found := assembler():

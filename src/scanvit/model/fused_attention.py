@@ -5,13 +5,12 @@ Shapes: B batch, N tokens, D dim, h heads.
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .assembler import assembler
 
 ENABLED = True
 """Off: the plain path everywhere (for comparisons)."""
@@ -46,22 +45,6 @@ def _has_room(device: int) -> bool:
 def _looked_up(device: int) -> bool:
     properties = torch.cuda.get_device_properties(device)
     return properties.major == 9 and properties.shared_memory_per_block_optin >= _SHARED_BYTES and assembler() is not None  # type: ignore[attr-defined]
-
-
-@cache
-def assembler() -> str | None:
-    """The ptxas that turns the kernels into machine code, if one is here that may.
-
-    Triton 3.6 takes the one of CUDA 12.8 for a Hopper GPU, which forms addresses of shared memory from the wrong registers: tiles of other data
-    are multiplied, or the program ends in an illegal access (seen in its machine code; triton-lang/triton#11366 and #11854 tell of the same).
-    PyTorch brings a newer one, which its own compiler uses, and Triton one for later GPUs.
-    """
-    if chosen := os.environ.get("TRITON_PTXAS_PATH"):
-        return chosen
-    if (spec := find_spec("triton")) is None or spec.origin is None:
-        return None
-    places = (Path(torch.__file__).parent / "bin/ptxas", Path(spec.origin).parent / "backends/nvidia/bin/ptxas-blackwell")
-    return next((str(place) for place in places if os.access(place, os.X_OK)), None)
 
 
 def fused(tokens: Tensor, to_scores: Tensor, to_output: Tensor) -> Tensor:

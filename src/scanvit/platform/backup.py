@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..core.errors import PlatformStateError
-from ..storage.atomic import atomic_file, atomic_folder, write_json, write_text
+from ..storage.atomic import atomic_folder, write_json, write_text
 from ..storage.checksum import sha256_file
 from ..storage.remote import Remote
 from ..storage.transfer import open_store, pull
@@ -24,8 +24,6 @@ from ..storage.workplace import tells_apart
 from . import postgres
 from .control import require_healthy, running
 from .engine import Engine
-from .native.engine import Native
-from .processes import run_checked
 from .settings import Settings
 from .state import exclusive
 
@@ -62,15 +60,6 @@ def backup(folder: Path, target: Path, *, progress: Progress) -> Summary:
     return Summary(counts=facts["counts"], objects=objects, size_bytes=size_bytes)
 
 
-def dump_database(settings: Settings, path: Path, *, engine: Engine | None = None, snapshot: str | None = None) -> None:
-    """pg_dump of MLflow's database into ``path``, whole or not at all, for its owner's eyes. ``snapshot``: as another session sees it."""
-    command, environment = (engine or Native()).postgres_tool(settings, "pg_dump")
-    seen = [f"--snapshot={snapshot}"] if snapshot else []
-    with atomic_file(path, private=True) as file:
-        words = [*command, "--format=custom", "--no-owner", *seen, settings["POSTGRES_DB"]]
-        run_checked(words, what="the copy of the database", environment=environment, stdout=file)
-
-
 def tracking_store(settings: Settings) -> Any:
     """The bucket of the artifacts, through pyarrow, which needs no program installed."""
     remote = Remote(kind="s3", bucket=settings["MLFLOW_BUCKET"])
@@ -92,7 +81,7 @@ def _dump(settings: Settings, engine: Engine, path: Path) -> dict[str, Any]:
         has_tables = connection.execute("SELECT to_regclass('alembic_version')").fetchone()[0]
         revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0] if has_tables else None
         facts = {"postgres": connection.info.server_version // 10000, "schema": revision, "counts": count_rows(connection)}
-        dump_database(settings, path, engine=engine, snapshot=snapshot)
+        postgres.dump(settings, path, tool=engine.postgres_tool(settings, "pg_dump"), snapshot=snapshot)
         connection.execute("COMMIT")
     return facts
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..core.errors import EngineError, PlatformStateError, UnhealthyError
+from ..storage.atomic import atomic_file
 from .native.programs import Program, base_environment, find_program, needs
 from .processes import identity, run_checked
 from .settings import Settings
@@ -166,6 +167,21 @@ def wait(settings: Settings, *, patience_s: float) -> None:
             if "does not" not in error.message or time.monotonic() > until:
                 raise
         time.sleep(0.3)
+
+
+def tool(settings: Settings, name: str) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) of pg_dump or pg_restore with the connection's options; the password is in the environment."""
+    place = ["--host", LOOPBACK, "--port", settings["POSTGRES_PORT"], "--username", settings["POSTGRES_USER"], "--no-password"]
+    return [find(name, data=folder(settings)), *place], base_environment(settings.folder) | {"PGPASSWORD": settings["POSTGRES_PASSWORD"]}
+
+
+def dump(settings: Settings, path: Path, *, tool: tuple[list[str], dict[str, str]], snapshot: str | None = None) -> None:
+    """pg_dump of MLflow's database into ``path``, whole or not at all, for its owner's eyes. ``snapshot``: as another session sees it."""
+    command, environment = tool
+    seen = [f"--snapshot={snapshot}"] if snapshot else []
+    with atomic_file(path, private=True) as file:
+        words = [*command, "--format=custom", "--no-owner", *seen, settings["POSTGRES_DB"]]
+        run_checked(words, what="the copy of the database", environment=environment, stdout=file)
 
 
 def database_uri(settings: Settings) -> str:

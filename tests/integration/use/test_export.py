@@ -17,9 +17,10 @@ from scanvit.cli import main
 from scanvit.core.errors import CheckpointError, ConfigError, ExportError
 from scanvit.data.pack import Pack
 from scanvit.evaluation.calibration import fit_temperature
-from scanvit.evaluation.engine import TorchEngine, open_engine
+from scanvit.evaluation.engines import open_engine
 from scanvit.evaluation.export import export
 from scanvit.evaluation.predictions import softmax
+from scanvit.evaluation.torch_engine import TorchEngine
 from scanvit.model.checkpoint import load_model
 
 pytestmark = [pytest.mark.integration]

@@ -9,7 +9,7 @@ from scanvit.cli import main
 from scanvit.core.errors import ConfigError
 from scanvit.data.pack import Pack
 from scanvit.evaluation.calibrate import calibrate, is_current
-from scanvit.evaluation.engine import open_engine
+from scanvit.evaluation.engines import open_engine
 from scanvit.evaluation.export import export
 from scanvit.model.checkpoint import load_model, set_calibration
 

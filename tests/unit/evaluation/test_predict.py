@@ -11,7 +11,7 @@ from PIL import Image
 from scanvit.cli import main
 from scanvit.data import image_stream
 from scanvit.data.pack import Pack
-from scanvit.evaluation.engine import open_engine
+from scanvit.evaluation.engines import open_engine
 from scanvit.evaluation.predict import predict_files
 from scanvit.evaluation.predictions import predict_split
 from scanvit.model.checkpoint import load_model

@@ -23,12 +23,11 @@ from .. import postgres
 from ..services import SERVICES
 from ..settings import Settings
 from ..state import State, read_state, write_state
-from ..variables import LOOPBACK
 from .guard import holder
 from .leftovers import end_leftovers, listening
 from .log_files import follow, last_lines
 from .plan import DATA, prepare, programs
-from .programs import MARKER, Program, base_environment
+from .programs import MARKER, Program
 from .supervisor import LOCK_FILE, STATE_FILE
 
 _STOP_S = 90.0
@@ -96,9 +95,7 @@ class Native:
         self._set_paused(settings, ())
 
     def postgres_tool(self, settings: Settings, name: str) -> tuple[list[str], dict[str, str]]:
-        program = postgres.find(name, data=postgres.folder(settings))
-        place = ["--host", LOOPBACK, "--port", settings["POSTGRES_PORT"], "--username", settings["POSTGRES_USER"], "--no-password"]
-        return [program, *place], base_environment(settings.folder) | {"PGPASSWORD": settings["POSTGRES_PASSWORD"]}
+        return postgres.tool(settings, name)
 
     def stop(self, settings: Settings, *, volumes: bool) -> None:
         lock = settings.folder / LOCK_FILE

@@ -85,11 +85,9 @@ def upgrade(settings: Settings) -> Path | None:
         engine.dispose()
     if found in (None, wanted):  # an empty database is filled by the server
         return None
-    from ..backup import dump_database
-
     copy = settings.folder / UPGRADES / f"{time.strftime('%Y%m%d-%H%M%S')}-{found}.dump"
     print(f"The database has MLflow's schema {found}, and {wanted} is installed: copying it to {copy}, then upgrading.", flush=True)  # noqa: T201
-    dump_database(settings, copy)
+    postgres.dump(settings, copy, tool=postgres.tool(settings, "pg_dump"))
     command.main(args=[postgres.database_uri(settings)], standalone_mode=False)
     return copy
 
