@@ -27,6 +27,7 @@ from tests.integration.test_tracking import SETTINGS
 from tests.ports import free_ports
 
 from scanvit.platform import object_store as stores
+from scanvit.platform.health import ray_nodes
 from scanvit.platform.native.guard import holder
 from scanvit.platform.native.leftovers import end_leftovers, leftovers
 from scanvit.platform.native.log_files import last_lines
@@ -311,6 +312,10 @@ def test_a_second_command_waits_for_nobody_but_says_who_is_at_work(platform: Pla
     assert not monitoring or re.search(r"run-metrics[ │]+1 runs", out), out
 
 
+def _workers(settings: Settings) -> set[str]:
+    return {node["raylet"]["nodeId"] for node in ray_nodes(settings) if not node["raylet"].get("isHeadNode")}
+
+
 def test_ray_asks_for_its_token_runs_jobs_and_comes_back(platform: Platform) -> None:
     settings = platform.settings
     address = f"http://127.0.0.1:{settings['RAY_DASHBOARD_PORT']}"
@@ -326,8 +331,11 @@ def test_ray_asks_for_its_token_runs_jobs_and_comes_back(platform: Platform) -> 
     assert "2 nodes" in done.stdout
     listening = {c.laddr.ip for p in leftovers(platform.folder) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    # The head counts the killed one for a while, and whoever asks it does, too: the new one is waited for.
+    killed = _workers(settings)
     os.kill(platform.programs()["ray-worker-1"]["pid"], signal.SIGKILL)
     wait_until(lambda: platform.programs()["ray-worker-1"]["restarts"] == 1, "the worker was not restarted")
+    wait_until(lambda: bool(_workers(settings) - killed), "the restarted worker did not join")
     platform("up")
     assert platform.health()["ray-worker-1"]["detail"].endswith("CPU")
 
