@@ -14,7 +14,7 @@ from ..core.errors import ConfigError, EngineError, PlatformStateError, PortTake
 from ..storage.atomic import write_text
 from .processes import run_checked
 from .settings import ACCELERATORS, FILE_NAME, Settings
-from .state import State, write_state
+from .state import RUNTIME_FILE, State, write_state
 from .variables import VARIABLES
 
 ENGINES = ("docker", "podman")
@@ -111,7 +111,7 @@ class Compose:
 
     def start(self, settings: Settings, profiles: Sequence[str]) -> None:
         write_state(settings.folder, State(engine=self.name, profiles=tuple(profiles)))
-        write_text(settings.folder / "runtime.json", json.dumps(job_environment(settings), indent=2) + "\n")
+        write_text(settings.folder / RUNTIME_FILE, json.dumps(job_environment(settings), indent=2) + "\n")
         try:
             self._run(settings, profiles, "up", "--detach", "--remove-orphans", what="the platform")
         except EngineError as error:
@@ -154,6 +154,8 @@ class Compose:
 
     def stop(self, settings: Settings, *, volumes: bool) -> None:
         run_checked(self._all(settings, "down", "--remove-orphans", *(["--volumes"] if volumes else [])), what="stopping", environment=environment(settings))
+        if volumes:
+            (settings.folder / RUNTIME_FILE).unlink(missing_ok=True)
 
     def _all(self, settings: Settings, *arguments: str) -> list[str]:
         return command(self.name, settings, ("*",), *arguments)

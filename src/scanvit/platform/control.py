@@ -16,7 +16,7 @@ from .health import Health, check_all, require_packages
 from .native.mlflow_server import set_admin_password
 from .services import Service, services_of
 from .settings import Settings, load, rebind, write
-from .state import exclusive, read_state, write_state
+from .state import RUNTIME_FILE, exclusive, read_state, write_state
 
 _WAIT_S = 600.0
 OnHealth = Callable[[Health, float], None]  # (a service that has come up, seconds since the start)
@@ -117,9 +117,13 @@ def down(folder: Path, *, volumes: bool, engine: str | None) -> None:
     with exclusive(folder):
         state = read_state(folder)
         if volumes and state is None and engine is None:
+            if not any((folder / name).exists() for name in ("data", RUNTIME_FILE)):
+                return  # never up, or deleted before
             raise PlatformStateError(
                 f"Nothing says what {folder} was run by. No data was deleted.",
-                hint="Name it: scanvit platform down --volumes --native, or --engine docker, or --engine podman",
+                hint=f"Name it: scanvit platform down --dir {folder} --volumes --native, or --engine docker or podman in place of --native",
             )
+        if state and not state.profiles and state.engine != "native" and not volumes:
+            return  # down already: its engine need not be here any more
         engine_for(state, engine or (None if state else "native")).stop(settings, volumes=volumes)
         write_state(folder, replace(state, profiles=(), paused=()) if state and not volumes else None)

@@ -44,7 +44,7 @@ class Engine(Protocol):
 def engine_for(state: State | None, wanted: str | None) -> Engine:
     """The one asked for, else the one that runs or has run last, else the container engine that is installed. Raises EngineError, PlatformStateError."""
     if state and state.profiles and wanted not in (None, state.engine):
-        raise PlatformStateError(f"The platform runs by {state.engine}.", hint=f"First: scanvit platform down. Then start it by {wanted}.")
+        raise PlatformStateError(f"The platform runs by {state.engine}.", hint=f"First: scanvit platform down, with the same --dir. Then start it by {wanted}.")
     name = wanted or (state.engine if state else None)
     if name == "native":
         return Native()

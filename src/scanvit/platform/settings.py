@@ -133,8 +133,12 @@ def _refuse_foreign(folder: Path) -> None:
     path = folder / FILE_NAME
     hint = "Give a new folder, or an empty one: scanvit platform init DIR"
     if path.is_file():
-        if not read_text(path, error=PlatformStateError).startswith(_HEAD):
-            raise PlatformStateError(f"{path} is not of scanvit: it does not begin with {_HEAD!r}.", hint=hint)
+        text = read_text(path, error=PlatformStateError)
+        if not (text.startswith(_HEAD) or re.search(r"^SCANVIT_", text, re.MULTILINE)):
+            raise PlatformStateError(
+                f"{path} is not of scanvit: it does not begin with {_HEAD!r}, and has no variable SCANVIT_*.",
+                hint=f"{hint}. If it is this platform's after all, put that line at its head.",
+            )
     elif folder.is_dir():
         with storage_errors(folder):
             names = sorted(entry.name for entry in folder.iterdir())
@@ -146,7 +150,8 @@ def _refuse_change(folder: Path, there: Mapping[str, str], given: Mapping[str, s
     options = {"SCANVIT_BIND": "--bind", "SCANVIT_ACCELERATOR": "--accelerator"}
     for name, value in given.items():
         if value and there.get(name, value) != value:
-            raise PlatformStateError(f"{folder} has {name}={there[name]} already, not {value}.", hint=f"Change it: scanvit platform up {options[name]} {value}")
+            hint = f"Change it: scanvit platform up --dir {folder} {options[name]} {value}"
+            raise PlatformStateError(f"{folder} has {name}={there[name]} already, not {value}.", hint=hint)
 
 
 def load(folder: Path) -> Settings:
@@ -156,6 +161,7 @@ def load(folder: Path) -> Settings:
         raise PlatformStateError(f"{folder} is no platform: it has no {FILE_NAME}.", hint=f"Make one: scanvit platform init {folder}")
     values = _parse(read_text(path, error=PlatformStateError), path)
     if missing := [name for name in VARIABLES if name not in values]:
+        _refuse_foreign(folder)
         raise PlatformStateError(
             f"{path} is half-finished, or of an older scanvit: it lacks {', '.join(missing)}.",
             hint=f"scanvit platform init {folder} completes it and keeps what it has.",
@@ -267,6 +273,8 @@ def _check_words(path: Path, values: Mapping[str, str]) -> None:
     for name in ("POSTGRES_USER", "POSTGRES_DB"):
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", values[name]):
             raise ConfigError(f"{name} is {values[name]!r}.", hint="Use small letters, digits and underscores, beginning with a letter.")
+    if not values["DATA_PATH"].startswith("/"):
+        raise ConfigError(f"DATA_PATH is {values['DATA_PATH']!r}: from where, differs by who reads it.", hint="Give the whole path, beginning with /.")
     url = values["STORE_ENDPOINT_URL"]
     if url and not re.fullmatch(r"https?://[^/@?#]+/?", url):
         raise ConfigError("STORE_ENDPOINT_URL is not of the form http(s)://HOST[:PORT].", hint="Keys belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")

@@ -13,6 +13,8 @@ from pathlib import Path
 from ..core.errors import PlatformStateError
 from ..storage.atomic import storage_errors, write_json
 
+RUNTIME_FILE = "runtime.json"
+"""What jobs of Ray in the containers are given; there from the first ``up`` of an engine of containers until its volumes are deleted."""
 _LOCK, _STATE = "lock", "platform.json"
 
 

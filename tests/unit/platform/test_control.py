@@ -55,10 +55,24 @@ def test_down_remembers_whose_data_it_leaves(folder: Path, monkeypatch: pytest.M
 
 
 def test_no_data_is_said_to_be_deleted_where_nothing_says_whose_it_is(folder: Path) -> None:
+    (folder / "data").mkdir()
     with pytest.raises(PlatformStateError, match="No data was deleted") as caught:
         control.down(folder, volumes=True, engine=None)
-    assert "--native" in (caught.value.hint or "")
+    assert f"--dir {folder} --volumes --native" in (caught.value.hint or ""), "without it, the data of the platform in the default folder goes"
     control.down(folder, volumes=False, engine=None)
+
+
+def test_where_nothing_was_ever_up_there_is_nothing_to_delete(folder: Path) -> None:
+    control.down(folder, volumes=True, engine=None)
+    assert read_state(folder) is None
+
+
+def test_a_second_down_needs_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    write_state(folder, State(engine="docker", profiles=()))
+    control.down(folder, volumes=False, engine=None)
+    with pytest.raises(EngineError):
+        control.down(folder, volumes=True, engine=None)
 
 
 def test_after_down_another_engine_may_start(folder: Path) -> None:

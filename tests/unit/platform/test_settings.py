@@ -66,6 +66,27 @@ def test_what_a_half_finished_file_lacks_is_named_then_added(tmp_path: Path) -> 
     assert settings["POSTGRES_PASSWORD"] in "".join(lines)
 
 
+def test_one_that_lost_its_first_line_is_still_completed(tmp_path: Path) -> None:
+    init(tmp_path, {})
+    path = tmp_path / ".env"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines[1:] if not line.startswith("JUPYTER_")))
+    assert init(tmp_path, {})[1] == ("JUPYTER_PORT", "JUPYTER_TOKEN")
+
+
+def test_a_file_of_something_else_is_told_apart_by_all_commands(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MLFLOW_PORT=8123\n")
+    for command in (load, lambda folder: init(folder, {})):
+        with pytest.raises(PlatformStateError, match="is not of scanvit") as caught:
+            command(tmp_path)
+        assert "put that line at its head" in (caught.value.hint or "")
+
+
+def test_images_are_not_looked_for_from_where_a_command_stands(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="DATA_PATH is 'packs'"):
+        init(tmp_path, {"DATA_PATH": "packs"})
+
+
 def test_no_platform_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(PlatformStateError, match=r"has no \.env") as caught:
         load(tmp_path)
@@ -167,7 +188,7 @@ def test_what_a_platform_has_otherwise_is_told_with_the_command_that_changes_it(
     init(tmp_path, {})
     with pytest.raises(PlatformStateError, match=f"already, not {value}") as caught:
         init(tmp_path, {}, **{option: value})
-    assert f"scanvit platform up --{option} {value}" in (caught.value.hint or "")
+    assert f"scanvit platform up --dir {tmp_path} --{option} {value}" in (caught.value.hint or "")
 
 
 def test_the_images_of_the_environment_are_taken(tmp_path: Path) -> None:
