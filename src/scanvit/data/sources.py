@@ -154,6 +154,9 @@ def sources_file(path: Path | str) -> Path | None:
 
 def sources_root(path: Path | str) -> Path:
     """What the paths of ``load_sources(path)`` are relative to unless a root is given."""
+    path = Path(path)
+    if sources_file(path) == path:  # its paths were written where it lies, not where a link to it does
+        return Path(os.path.realpath(path)).parent
     path = _in_place(path)
     return (sources_file(path) or path).parent
 
