@@ -88,7 +88,7 @@ def prepare(
     root = _root_of(sources, root)
     if engine == "ray":
         require_ray()
-    refuse_inside(out, (root / source.path for source in spec.sources))
+    refuse_inside(out, ((root / source.path, reads(source)) for source in spec.sources))
     with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)

@@ -85,7 +85,12 @@ class Folder(Archive):
                         raise _link(link)
                 for name in sorted(files):
                     file = os.path.join(folder, name)
-                    stat = os.lstat(file)
+                    try:
+                        stat = os.lstat(file)
+                    except FileNotFoundError:  # as do the unfinished files of a pack that is made beside what is read
+                        if reads(os.path.relpath(file, self.path)):
+                            raise
+                        continue
                     if S_ISLNK(stat.st_mode) and _counts(names.check(os.path.relpath(file, self.path), backslash=False), reads):
                         raise _link(file)
                     # Sizes are not judged: nothing is packed here.

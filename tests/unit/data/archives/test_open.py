@@ -272,10 +272,15 @@ def test_a_name_that_is_no_utf8_is_shown_escaped(tmp_path: Path) -> None:
 
 def test_the_identity_changes_with_the_content(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {"A/x.png": b"x"})
+    write_folder(folder, {"pack/train.npy": b"x"})
     before = open_archive(folder).identity()
+    part = open_archive(folder, reads=lambda path: path.startswith("A/")).identity()
     assert open_archive(folder).identity() == before
-    write_folder(folder, {"A/y.png": b"x"})
+    write_folder(folder, {"pack/val.npy": b"x"})
     assert open_archive(folder).identity() != before
+    assert open_archive(folder, reads=lambda path: path.startswith("A/")).identity() == part
+    write_folder(folder, {"A/y.png": b"x"})
+    assert open_archive(folder, reads=lambda path: path.startswith("A/")).identity() != part
 
 
 def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
