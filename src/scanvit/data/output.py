@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.errors import PackError
 from ..storage.atomic import atomic_folder, remove_leftovers, storage_errors
+from .sources import SPLITS
 
 
 def beside(out: Path, what: str) -> Path:
@@ -18,11 +19,18 @@ def beside(out: Path, what: str) -> Path:
     return out.with_name(f".{out.name}.{what}")
 
 
-def refuse_inside(out: Path, sources: Iterable[Path]) -> None:
-    """Raise PackError where ``out`` would stand inside a source: its arrays would count as images there, and its work would change the source."""
+def refuse_inside(out: Path, sources: Iterable[tuple[Path, Callable[[str], bool]]]) -> None:
+    """Raise PackError where ``out`` would stand inside a source: its arrays would count as images there, and its work would change the source.
+
+    ``sources``: each with what of it is read (``sources.reads``). A pack that is not may stand there.
+    """
     place = Path(os.path.realpath(out))
-    for source in sources:
-        if os.path.isdir(source) and place.is_relative_to(os.path.realpath(source)):
+    for source, is_read in sources:
+        folder = Path(os.path.realpath(source))
+        if not os.path.isdir(source) or not place.is_relative_to(folder):
+            continue
+        arrays = [at / f"{split}.npy" for at in (place, beside(place, "next"), beside(place, "old")) for split in SPLITS] if place != folder else []
+        if not arrays or any(is_read(array.relative_to(folder).as_posix()) for array in arrays):
             raise PackError(f"{out} lies inside the source {source}.", hint="Give an output outside of the sources, such as packs/NAME beside them.")
 
 

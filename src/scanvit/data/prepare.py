@@ -31,7 +31,7 @@ from .pack_writer import write_arrays, write_rows
 from .placement import place
 from .ray_decoding import require_ray
 from .selection import Quarantined, Selection, select
-from .sources import DICOM_PATIENT, Sources, load_sources, sources_file, sources_from_dict, sources_root, sources_to_dict
+from .sources import DICOM_PATIENT, Sources, load_sources, reads, sources_file, sources_from_dict, sources_root, sources_to_dict
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how many are done, of how many)."""
@@ -88,7 +88,7 @@ def prepare(
     root = _root_of(sources, root)
     if engine == "ray":
         require_ray()
-    refuse_inside(out, (root / source.path for source in spec.sources))
+    refuse_inside(out, ((root / source.path, reads(source)) for source in spec.sources))
     with output_lock(out), scratch_in(out.parent):
         make_way(out, overwrite=overwrite)
         earlier = None if keep is None else Pack.open(keep)
@@ -221,7 +221,7 @@ def _select_all(spec: Sources, root: Path, progress: Progress | None) -> list[Se
     for index, source in enumerate(spec.sources):
         if progress:
             progress("Listing", index, len(spec.sources))
-        selections.append(select(source, open_archive(root / source.path)))
+        selections.append(select(source, open_archive(root / source.path, reads=reads(source))))
     if progress:
         progress("Listing", len(spec.sources), len(spec.sources))
     found = sorted({name for selection in selections for name in selection.candidates.class_names})

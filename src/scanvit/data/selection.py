@@ -17,14 +17,15 @@ from .tables import path_ends, table_rows
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".npy", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".dcm", ".dicom")
 """What counts as an image by its name. Those that are not JPEG, PNG or DICOM end in the quarantine, and are not silently left out."""
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
+_UID = re.compile(r"[0-9.]+|[A-Za-z]{2,3}(\.[0-9]+){3,}")
 _FOLDER_HINT = "Give class patterns in a sources file: classes: {name: pattern}."
 
 
 def may_be_dicom(path: str) -> bool:
-    """A name as on exported media: without an ending, or a UID such as 1.2.840.113, whose .113 is none. DICOMDIR is their index."""
+    """A name as on exported media: without an ending, or a UID such as 1.2.840.113, whose .113 is none, perhaps behind the modality (CT.1.2.840.113).
+    DICOMDIR is their index."""
     name = path.rsplit("/", 1)[-1]
-    ending = os.path.splitext(name)[1]
-    return (not ending or ending[1:].isdigit()) and not name.startswith(".") and name.upper() != "DICOMDIR"
+    return (not os.path.splitext(name)[1] or _UID.fullmatch(name) is not None) and not name.startswith(".") and name.upper() != "DICOMDIR"
 
 
 @dataclass(frozen=True)

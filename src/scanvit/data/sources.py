@@ -154,6 +154,9 @@ def sources_file(path: Path | str) -> Path | None:
 
 def sources_root(path: Path | str) -> Path:
     """What the paths of ``load_sources(path)`` are relative to unless a root is given."""
+    path = Path(path)
+    if sources_file(path) == path:  # its paths were written where it lies, not where a link to it does
+        return Path(os.path.realpath(path)).parent
     path = _in_place(path)
     return (sources_file(path) or path).parent
 
@@ -179,11 +182,32 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     return lambda path: any(regex.search(path) if p.startswith("re:") else regex.match(path) for p, regex in zip(patterns, compiled, strict=True))
 
 
+def reads(source: Source) -> Callable[[str], bool]:
+    """Is the file of this path read, as an image or as a table? Of a folder, named with a slash at its end: may one below it be?"""
+    if not source.include:
+        return lambda path: True
+    is_included = matcher(source.include)
+    tables = [table.file for table in (source.patients, source.metadata) if table is not None]
+
+    def is_read(path: str) -> bool:
+        if path.endswith("/"):
+            return any(_may_match_below(pattern, path) for pattern in (*source.include, *tables))
+        return is_included(path) or any(f"/{path}".endswith(f"/{table}") for table in tables)
+
+    return is_read
+
+
 def compile_regex(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except (re.error, RecursionError, OverflowError) as cause:
         raise SourcesError(f"The pattern {text!r} is no regular expression: {cause}.", hint="Mend it in the sources file.") from None
+
+
+def _may_match_below(pattern: str, folder: str) -> bool:
+    """False only where the pattern begins with another folder: the rest of it may match anything."""
+    fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    return pattern.startswith("re:") or fixed.startswith(folder) or folder.startswith(fixed)
 
 
 def _check_rules(sources: Sources, where: str) -> None:

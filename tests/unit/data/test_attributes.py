@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from scanvit.core.contract import PixelContract
@@ -14,6 +17,8 @@ from scanvit.data.file_rows import Asked, rows_of_file
 from scanvit.data.pack import Pack
 from scanvit.data.prepare import prepare
 from scanvit.data.sources import sources_from_dict
+
+INNOCENT = ("GE 2019-05", "GE 2019-05-04", "10.1.12.3", "1.2.30 3T", "1.2.30-beta", "2000 12 bit", "2012 10:30", "2012345678", "2020 10 24h", "2020 PA 10:30")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,8 @@ def test_what_tells_people_apart_is_refused() -> None:
         *("2021-03-04", "20210304", "4.3.2021", "3/4/21"),
         *("2020-01-01 10:00:00", "2020-01-01T10:00", "2020-01-01t10:00:00.5Z", "2020-01-01 10:00:00+01:00", "1/2/2020 3:04 PM"),
         *("20200101103000.000000+0100", "202001011030", "20200101 103000"),
+        *("2024-01-02T10", "2024-01-02 10", "20240102T10Z", "2024010210", "2024-01-02 10 PM", "2024-01-02T10,5", "2024-W01-2"),
+        *("2020-01-02, 10:30", "2020-01-02-10:30", "2020-01-02_10-30", "2020-01-02 at 10:30", "2020-01-02 (10:30)", "2.1.2020, 10.30"),
     ],
 )
 def test_a_date_is_refused_with_a_time_too(value: str) -> None:
@@ -59,7 +66,20 @@ def test_a_date_is_refused_with_a_time_too(value: str) -> None:
         clean("seen", value)
 
 
-@pytest.mark.parametrize("value", ["PA", "DX 1", "GE 2020", "Revolution 1.2.3", "2020-A", "12:30", "1024 x 1024"])
+@given(
+    moment=st.datetimes(datetime(1800, 1, 1), datetime(2099, 12, 31)),
+    day=st.sampled_from(["%Y-%m-%d", "%Y%m%d", "%G-W%V-%u", "%GW%V%u", "%d.%m.%Y", "%m/%d/%Y"]),
+    between=st.sampled_from(["T", "t", " ", ", ", "-", "_", " - ", "; "]),
+    time=st.sampled_from(["%H", "%H:%M", "%H%M", "%H:%M:%S", "%H%M%S", "%H:%M:%S.%f", "%H%M%S,%f", "%H.5", "%I %p", "%I:%M %p"]),
+    zone=st.sampled_from(["", "Z", "+01", "-0530", "+01:00", " UTC"]),
+)
+def test_a_date_is_refused_in_every_form_of_iso_8601_and_like_it(moment: datetime, day: str, between: str, time: str, zone: str) -> None:
+    for form in (day, day + between + time + zone):
+        with pytest.raises(SourcesError, match="a date"):
+            clean("seen", moment.strftime(form))
+
+
+@pytest.mark.parametrize("value", ["PA", "DX 1", "GE 2020", "Revolution 1.2.3", "2020-A", "12:30", "1024 x 1024", *INNOCENT])
 def test_what_is_no_date_is_kept(value: str) -> None:
     assert clean("seen", value) == value
 

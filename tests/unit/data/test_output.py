@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scanvit.core.errors import PackError, StorageError
 from scanvit.data.output import beside, make_way, output_lock, refuse_inside, replacing
+from scanvit.data.sources import reads, sources_from_dict
+
+
+def everything(path: str) -> bool:
+    return True
 
 
 def pack_at(folder: Path, text: str = "old") -> Path:
@@ -42,8 +49,26 @@ def test_a_pack_inside_its_own_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.zip").touch()
     for out in (tmp_path / "images" / "packs" / "p1", tmp_path / "link" / "p1", tmp_path / "images"):
         with pytest.raises(PackError, match="inside the source"):
-            refuse_inside(out, [tmp_path / "set.zip", tmp_path / "images"])
-    refuse_inside(tmp_path / "images2", [tmp_path / "set.zip", tmp_path / "images", tmp_path / "none"])
+            refuse_inside(out, [(tmp_path / "set.zip", everything), (tmp_path / "images", everything)])
+    refuse_inside(tmp_path / "images2", [(tmp_path / name, everything) for name in ("set.zip", "images", "none")])
+
+
+@pytest.mark.parametrize(
+    ("include", "out", "refused"),
+    [
+        (["chest/*", "oct/*"], "PACK", False),
+        (["chest/*", "oct/*"], "chest/PACK", True),
+        (["chest/*", "oct/*"], ".", True),
+        ("*.png", "packs/p1", False),
+        ("*.npy", "packs/p1", True),
+        ("re:^[^/]*/train", "packs/p1", False),
+        ("re:^[^/]*/train", "p1", True),
+    ],
+)
+def test_a_pack_may_lie_in_a_source_that_leaves_it_out(tmp_path: Path, include: Any, out: str, refused: bool) -> None:
+    source = sources_from_dict({"sources": [{"name": "s", "path": ".", "include": include}]}).sources[0]
+    with pytest.raises(PackError, match="inside the source") if refused else nullcontext():
+        refuse_inside(tmp_path / out, [(tmp_path, reads(source))])
 
 
 @pytest.mark.parametrize("name", ["circle/pack", "long" * 100], ids=["circle", "long"])

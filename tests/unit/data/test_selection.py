@@ -53,6 +53,14 @@ def test_a_class_pattern_that_finds_nothing_is_named(tmp_path: Path) -> None:
         run(tmp_path, {"A/x.png": ""}, classes={"one": "A/*", "two": "B/*"})
 
 
+def test_dicom_files_are_known_by_names_as_on_exported_media(tmp_path: Path) -> None:
+    images = ["A/IM0001", "A/1.2.840.113", "A/7", "A/CT.1.2.840.113"]
+    others = ["A/export.log.0", "A/notes.1", "A/libz.so.1.2.3", "A/.lock", "A/DICOMDIR"]
+    found = run(tmp_path, dict.fromkeys([*images, *others], ""), patient="dicom")
+    assert sorted(table(found)) == sorted(images)
+    assert found.ignored == len(others)
+
+
 def test_include_leaves_files_out(tmp_path: Path) -> None:
     found = run(tmp_path, {"A/images/x.png": "", "A/masks/x.png": ""}, include="*/images/*", classes={"a": "A/*"})
     assert list(table(found)) == ["A/images/x.png"]

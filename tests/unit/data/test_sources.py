@@ -137,6 +137,14 @@ def test_a_source_is_what_was_given_whatever_leads_there(tmp_path: Path, monkeyp
     assert (sources_root(given) / source.path).samefile(given)
 
 
+def test_a_link_to_a_sources_file_stands_for_that_file(tmp_path: Path) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "mine.yaml").write_text(yaml.safe_dump(with_source(path="images")), encoding="utf-8")
+    (tmp_path / "link.yaml").symlink_to("set/mine.yaml")
+    assert load_sources(tmp_path / "link.yaml").sources[0].path == "images"
+    assert sources_root(tmp_path / "link.yaml") == tmp_path / "set"
+
+
 def test_a_link_in_a_circle_is_told(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     for path in (tmp_path / "circle", tmp_path / "circle" / "images", tmp_path / ("long" * 100)):

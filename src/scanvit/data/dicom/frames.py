@@ -78,8 +78,8 @@ def dicom_frames(data: bytes, *, max_pixels: int, only: int | None = None) -> It
 
     Gray goes through rescale slope and intercept or the modality table, then the first VOI table or window (a frame's own before the
     shared one), and is inverted for MONOCHROME1 (``gray_table``). Where there is neither, 8 bits are shown as they are, and more from the
-    frame's lowest value to its highest, but for declared padding. Palettes are looked up and YBR becomes RGB. ``max_pixels``: of a frame. Raises
-    ImageError.
+    frame's lowest value to its highest, but for declared padding beside two values or more. Palettes are looked up and YBR becomes RGB.
+    ``max_pixels``: of a frame. Raises ImageError.
     """
     with _own_errors():
         header = _read(data, _HEADER, pixels=False)
@@ -236,7 +236,8 @@ def _gray(header: Any, layout: _Layout, pixels: np.ndarray, index: int) -> np.nd
     pixels = np.clip(pixels.reshape(layout.rows, layout.columns), lowest, highest).astype(np.int32)
     if voi is None and highest - lowest > 255:  # of 65,536 values a scanner uses a few thousand: the rest would leave no contrast in 8 bits
         shown = pixels[~_is_padding(header, layout, pixels)]
-        shown = shown if shown.size else pixels
+        if not shown.size or shown.min() == shown.max():  # of one value alone no contrast would be left
+            shown = pixels
         lowest, highest = int(shown.min()), int(shown.max())
         pixels = pixels.clip(lowest, highest)
     return gray_table(lowest, highest, modality=modality, voi=voi, inverted=layout.photometric == "MONOCHROME1")[pixels - lowest]

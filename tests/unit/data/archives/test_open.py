@@ -7,11 +7,13 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scanvit.core.errors import ArchiveError, ScanvitError, SourcesError
 from scanvit.data.archives.open import ArchiveLimits, open_archive
+from scanvit.data.sources import reads, sources_from_dict
 
 FILES = {"A/one.png": b"1" * 700, "A/two.png": b"2" * 512, "B/three.png": b"3" * 5000, "B/empty.png": b""}
 SMALL = ArchiveLimits(members=50, member_bytes=10_000, total_bytes=40_000, ratio=50, ratio_from_bytes=20_000)
@@ -232,6 +234,28 @@ def test_links_in_a_folder_are_refused(tmp_path: Path, link: str) -> None:
     assert read_all(tmp_path / "door") == {"secret.png": b"secret"}, "the source itself may be a link"
 
 
+def test_links_that_nobody_would_read_are_left_out(tmp_path: Path) -> None:
+    outside = write_folder(tmp_path / "outside", {"secret.png": b"secret"})
+    folder = write_folder(tmp_path / "f", {"A/x.png": b"x", "tools/run.sh": b"", ".venv/bin/python": b""})
+    (folder / ".#notes.csv").symlink_to("me@host.1234")
+    (folder / ".venv" / "lib").symlink_to(outside)
+    assert "A/x.png" in read_all(folder), "hidden ones"
+    (folder / "tools" / "bin").symlink_to(outside)
+    (folder / "latest.png").symlink_to(outside / "secret.png")
+    with pytest.raises(SourcesError, match="is a link"):
+        read_all(folder)
+    rules: dict[str, Any] = {"include": "A/*", "patients": {"file": "who.csv", "image": "i", "patient": "p"}}
+    archive = open_archive(folder, reads=reads(sources_from_dict({"sources": [{"name": "s", "path": "f", **rules}]}).sources[0]))
+    assert "A/x.png" in {member.path for member in archive.members()}
+    assert dict(archive.read({"A/x.png"})) == {"A/x.png": b"x"}
+    assert archive.identity() == archive.identity()
+    for link in ("A/B", "who.csv"):
+        (folder / link).symlink_to(outside)
+        with pytest.raises(SourcesError, match=f"{link} is a link"):
+            list(archive.members())
+        (folder / link).unlink()
+
+
 def test_what_is_no_file_is_no_member(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {"A/x.png": b"x"})
     os.mkfifo(folder / "A" / "pipe.png")
@@ -248,10 +272,15 @@ def test_a_name_that_is_no_utf8_is_shown_escaped(tmp_path: Path) -> None:
 
 def test_the_identity_changes_with_the_content(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {"A/x.png": b"x"})
+    write_folder(folder, {"pack/train.npy": b"x"})
     before = open_archive(folder).identity()
+    part = open_archive(folder, reads=lambda path: path.startswith("A/")).identity()
     assert open_archive(folder).identity() == before
-    write_folder(folder, {"A/y.png": b"x"})
+    write_folder(folder, {"pack/val.npy": b"x"})
     assert open_archive(folder).identity() != before
+    assert open_archive(folder, reads=lambda path: path.startswith("A/")).identity() == part
+    write_folder(folder, {"A/y.png": b"x"})
+    assert open_archive(folder, reads=lambda path: path.startswith("A/")).identity() != part
 
 
 def test_what_is_no_archive_is_told(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ CASES: dict[str, tuple[np.ndarray, dict[str, Any], list[float]]] = {
         {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1"},
         [255, 127.5, 0, 0],
     ),
+    "one value beside padding": (row_of([0, 1000, 1000], "<u2"), {"PixelPaddingValue": 0}, [0, 255, 255]),
+    "one dark value beside bright padding": (row_of([1000, 4000], "<u2"), {"PixelPaddingValue": 4000}, [0, 255]),
     "nothing but padding": (row_of([7, 7], "<u2"), {"PixelPaddingValue": 7}, [0, 0]),
     "12 of 16 bits, window": (row_of([0, 1365, 4095], "<u2"), {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}, [0, 85, 255]),
     "first of two windows": (row_of([99, 100, 101], "<u2"), {"WindowCenter": [100, 7], "WindowWidth": [1, 9]}, [0, 255, 255]),

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scanvit.cli import main
 from scanvit.core.errors import ConfigError, StorageError
+from scanvit.data.pack import Pack
 from scanvit.data.phantoms import chest, oct
 from scanvit.data.phantoms.folder import CLASS_NAMES, PhantomSummary, _plan, draw_phantoms
 from scanvit.data.prepare import prepare
@@ -165,6 +167,17 @@ def test_prepare_takes_the_folder_as_it_is(drawn: tuple[Path, PhantomSummary], t
     assert kept + quarantined == result.images_in
     assert quarantined >= sum(summary.flaws[flaw] for flaw in ("truncated", "empty", "no-image", "duplicate"))
     assert all(in_pack[name] > 0 for name in CLASS_NAMES)
+
+
+def test_the_command_that_stands_in_the_folder_works_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_phantoms(tmp_path / "drawn", patients_per_class=3, workers=2)
+    monkeypatch.chdir(tmp_path / "drawn")
+    head = Path("sources.yaml").read_text(encoding="utf-8").splitlines()[0]
+    command = head[head.index("scanvit ") :].split()
+    assert main(command[1:]) == 0
+    first = Pack.open("PACK").fingerprint
+    assert main([*command[1:], "--overwrite"]) == 0
+    assert Pack.open("PACK").fingerprint == first, "the pack that stands in the source is no part of it"
 
 
 def test_sources_file_gives_each_image_its_class(drawn: tuple[Path, PhantomSummary]) -> None:
