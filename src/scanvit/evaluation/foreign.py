@@ -2,8 +2,8 @@
 
 Columns: ``image_id`` as in the pack's manifest; for every class of the pack a probability, all under the class's name, all under ``prob_CLASS`` or all
 under ``prob_k`` (k counts the classes from 0, in the pack's order). ``patient_id`` and ``target`` (a class's name or number) are taken from the
-manifest where the table does not hold them. Other columns are not read. Where class names are numbers, the same column or target may mean two
-classes: such a table is refused, but for those that scanvit wrote.
+manifest where the table does not hold them, ``patient_id`` for all rows where one has none. Other columns are not read. Where class names are
+numbers, the same column or target may mean two classes: such a table is refused, but for those that scanvit wrote.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def read_foreign(table: Path, pack: Pack, split: str) -> Foreign:
     patients = wanted["patient_id"].to_pylist()
     if "patient_id" in rows.column_names:
         told = [str(own).strip() if own is not None and own == own else "" for own in rows["patient_id"].to_pylist()]  # NaN is not itself
-        if untold := told.count(""):
-            notes.append(f"{untold:,} rows of the table have no patient_id; the pack's was used.")
-        patients = [own or known for own, known in zip(told, patients, strict=True)]
+        if untold := told.count(""):  # by both, one patient would have two names and count twice
+            notes.append(f"{untold:,} rows of the table have no patient_id; the pack's was used for all.")
+        else:
+            patients = told
     predictions = Predictions(
         image_ids=image_ids,
         patient_ids=patients,
