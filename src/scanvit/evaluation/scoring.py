@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import ConfigError
 from .bootstrap import LEVEL, METHOD
-from .estimates import Estimate, Estimated, Estimator, warn_of_few
+from .estimates import Estimate, Estimated, Estimator
 from .metrics import OVERALL_NAMES, PER_CLASS, Array, MetricComputer
 from .predictions import Predictions
 from .scores import ClassScores, Scores
@@ -112,8 +112,7 @@ def _at_prevalence(figures: dict[str, Array], share: Array) -> dict[str, Array]:
 
 
 def _overall(estimated: Estimated, name: str, absent: Sequence[str], behind: int) -> Estimate:
-    estimate = estimated.of(name, patients=behind, undefined="Undefined: the split holds one class only.", is_share=name in _SHARES)
-    estimate = warn_of_few(estimate, behind)
+    estimate = estimated.of(name, patients=behind, of_class=True, undefined="Undefined: the split holds one class only.", is_share=name in _SHARES)
     if absent and (name == "balanced_accuracy" or name.startswith("macro_")):
         note = f"Left out, as the split has no image of it: {', '.join(absent)}."
         return replace(estimate, note=f"{estimate.note} {note}" if estimate.note else note)

@@ -63,6 +63,22 @@ def test_a_mean_over_classes_of_which_one_has_few_patients_says_so(make_predicti
     assert overall["log_loss"].note is None
 
 
+def test_a_class_of_few_patients_says_so_beside_each_of_its_intervals(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1] * 20 + [2] * 4, strength=1.0))
+    rare = scores.per_class["class-2"].figures
+    assert rare["auroc"].low is not None
+    assert rare["auroc"].note == "Behind it stand 4 patients, of 44: the interval says little."
+    assert rare["specificity"].note is None
+    assert scores.per_class["class-0"].figures["auroc"].note is None
+
+
+def test_where_all_patients_are_few_they_are_not_said_to_be_of_one_class(make_predictions: Callable[..., Predictions]) -> None:
+    overall = scored(make_predictions([0, 1] * 12, classes=2, patients=[f"patient-{i % 4}" for i in range(24)])).overall
+    assert overall["accuracy"].low is not None
+    assert overall["accuracy"].note == "Behind it stand 4 patients in all: the interval says little."
+    assert overall["balanced_accuracy"].note == "Behind it stand 2 patients of one class: the interval says little."
+
+
 def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Predictions]) -> None:
     scores = scored(make_predictions([0, 1] * 20))
     absent = scores.per_class["class-2"]
