@@ -57,7 +57,10 @@ class Estimator:
             of_class = "recall" if figure == "balanced_accuracy" else figure.removeprefix("macro_").removeprefix("weighted_")
             if of_class == figure:
                 return self.patients
-            return min((self.patients_behind(of_class, table, present) for present in np.unique(table.targets).tolist()), default=0)
+            classes = np.unique(table.targets).tolist()
+            # Without images of a class its mean is undefined, whatever its figure rests on.
+            own = [min(self.patients_of(table.targets == present), self.patients_behind(of_class, table, present)) for present in classes]
+            return min(own, default=0)
         actual, called = table.targets == k, table.predicted == k
         match figure:
             case "precision":
