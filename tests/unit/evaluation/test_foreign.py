@@ -105,6 +105,15 @@ def test_a_column_or_a_target_that_may_mean_two_classes_is_refused(tmp_path: Pat
     assert (read(pack, named).predicted == pack.targets("test")).all()
 
 
+def test_the_same_values_under_two_schemes_are_one_table(write: Callable[..., Path], pack: Path) -> None:
+    values = columns_of(pack)
+    numbered = {f"prob_{k}": values[name] for k, name in enumerate(NAMES)}
+    found = read_foreign(write(**numbered), Pack.open(pack), "test").predictions
+    assert (found.predicted == found.targets).all()
+    with pytest.raises(DataError, match=r"two ways: the class 'cnv' may be the column 'cnv' or 'prob_0'"):
+        read_foreign(write(**numbered | {"prob_0": values["drusen"], "prob_1": values["cnv"]}), Pack.open(pack), "test")
+
+
 def test_a_table_that_scanvit_wrote_is_read_back(tmp_path: Path) -> None:
     grades = tuple(sorted(map(str, range(11))))
     pack, columns, probs = graded(tmp_path, grades)
