@@ -90,6 +90,19 @@ def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Pre
     assert scores.overall["macro_auroc"].value == pytest.approx(np.mean([scores.per_class[f"class-{k}"].figures["auroc"].value for k in (0, 1)]))
 
 
+def test_an_undefined_figure_of_all_images_says_the_true_reason(make_predictions: Callable[..., Predictions]) -> None:
+    table = make_predictions([0, 1, 2] * 10)
+    logits = table.logits.copy()
+    logits[:, 2] = -9
+    never = scored(replace(table, logits=logits), draws=0).overall
+    assert never["macro_precision"].note == "Undefined: no image was given the class class-2."
+    logits[:, 1] = -9
+    always = scored(replace(table, logits=logits), draws=0).overall
+    assert always["mcc"].note == always["macro_npv"].note == "Undefined: every image was given the class class-0."
+    alone = scored(make_predictions([1] * 10, strength=50.0), draws=0).overall
+    assert "the split holds one class only" in (alone["macro_auroc"].note or "")
+
+
 def test_a_figure_without_spread_claims_no_interval(make_predictions: Callable[..., Predictions]) -> None:
     scores = scored(make_predictions([0, 1, 2] * 10, strength=50.0))
     accuracy = scores.overall["accuracy"]
