@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,22 +33,32 @@ def judge(challenger: Path, champion: Path, *, split: str = "test") -> Judgement
     tables = [Predictions.load(folder / f"predictions-{split}.parquet") for folder in (champion, challenger)]
     common = common_predictions(tables)
     figures = {name: (new.overall[name], old.overall[name]) for name in FIGURES}
-    below = any(_is_below(*pair) for pair in figures.values())
-    shown = "; ".join(f"{FIGURES[name]} {_show(pair[0])} against {_show(pair[1])}" for name, pair in figures.items())
+    unjudged = _unjudged(figures, min(new.patients, old.patients))
+    below = any(_is_below(*pair) for name, pair in figures.items() if name not in unjudged)
+    shown = _list({name: f"{_show(pair[0])} against {_show(pair[1])}" for name, pair in figures.items()}, unjudged)
     if common is None:
         return Judgement(worse=below, sentence=f"They share no {split} images, so only their intervals were compared: {shown}.")
     paired = compare_paired(*common, draws=_DRAWS, seed=_SEED)
     differences = {name: paired.differences[name] for name in FIGURES}
-    sentence = f"Paired on the {paired.images:,} {split} images of {paired.patients:,} patients that both were tested on: {_list(differences)}."
-    worse = any(map(_is_negative, differences.values()))
+    unjudged = _unjudged({name: (difference,) for name, difference in differences.items()}, paired.patients)
+    listed = _list({name: _show(difference, signed=True) for name, difference in differences.items()}, unjudged)
+    sentence = f"Paired on the {paired.images:,} {split} images of {paired.patients:,} patients that both were tested on: {listed}."
+    worse = any(_is_negative(difference) for name, difference in differences.items() if name not in unjudged)
     if 2 * paired.images >= max(map(len, tables)) and paired.patients >= FEW_PATIENTS:
         return Judgement(worse=worse, sentence=sentence)
     # What is shared may be the few images that both name rightly.
     return Judgement(worse=worse or below, sentence=f"{sentence} These are few, so the intervals of the whole splits were compared as well: {shown}.")
 
 
+def _unjudged(figures: Mapping[str, Sequence[Estimate]], patients: int) -> list[str]:
+    """The figures that decide nothing, as they have no interval: a class of a single patient leaves macro AUROC without one, and the bare figure
+    would be judged by its noise. Accuracy rests on all patients, and has none only where nothing varies. A single patient leaves nothing else."""
+    without = [name for name, estimates in figures.items() if any(estimate.high is None for estimate in estimates)]
+    return [name for name in without if name != "accuracy"] if patients > 1 else []
+
+
 def _is_negative(difference: Estimate) -> bool:
-    """Beyond the interval; where there is none (a single patient), by the figure itself."""
+    """Beyond the interval; where there is none, by the figure itself."""
     bound = difference.value if difference.high is None else difference.high
     return bound is not None and bound < 0
 
@@ -59,8 +69,8 @@ def _is_below(new: Estimate, old: Estimate) -> bool:
     return high is not None and low is not None and high < low
 
 
-def _list(differences: Mapping[str, Estimate]) -> str:
-    return "; ".join(f"{FIGURES[name]} {_show(difference, signed=True)}" for name, difference in differences.items())
+def _list(shown: Mapping[str, str], unjudged: Sequence[str]) -> str:
+    return "; ".join(f"{FIGURES[name]} {text}{' (not judged: no interval)' if name in unjudged else ''}" for name, text in shown.items())
 
 
 def _show(estimate: Estimate, *, signed: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +57,10 @@ class Estimator:
             of_class = "recall" if figure == "balanced_accuracy" else figure.removeprefix("macro_").removeprefix("weighted_")
             if of_class == figure:
                 return self.patients
-            return min((self.patients_behind(of_class, table, present) for present in np.unique(table.targets).tolist()), default=0)
+            classes = np.unique(table.targets).tolist()
+            # Without images of a class its mean is undefined, whatever its figure rests on.
+            own = [min(self.patients_of(table.targets == present), self.patients_behind(of_class, table, present)) for present in classes]
+            return min(own, default=0)
         actual, called = table.targets == k, table.predicted == k
         match figure:
             case "precision":
@@ -101,10 +104,21 @@ class Estimated:
         interval = bca_interval(difference, draws, np.concatenate(left_out))
         if interval is None or interval[0] == interval[1]:
             return Estimate(value=difference, note="No interval: the resamples do not tell one.")
-        return warn_of_few(Estimate(value=difference, low=interval[0], high=interval[1]), patients)
+        few = f"Behind one of the two stand {_count_patients(patients)}: the interval says little." if patients < FEWEST_PATIENTS else None
+        return Estimate(value=difference, low=interval[0], high=interval[1], note=few)
 
-    def of(self, name: str, column: int | None = None, *, patients: int | None = None, undefined: str = "Undefined.", is_share: bool = False) -> Estimate:
-        """``column``: of one class. ``patients``: how many stand behind it, if not all. ``is_share``: a mean of right and wrong answers."""
+    def of(
+        self,
+        name: str,
+        column: int | None = None,
+        *,
+        patients: int | None = None,
+        of_class: bool = False,
+        undefined: str = "Undefined.",
+        is_share: bool = False,
+    ) -> Estimate:
+        """``column``: of one class. ``patients``: how many stand behind it, if not all; ``of_class``: those of the class with the fewest.
+        ``is_share``: a mean of right and wrong answers."""
         at: Any = slice(None) if column is None else (slice(None), column)
         value = float(self._point[name][at][0])
         behind = self._patients if patients is None else patients
@@ -122,14 +136,14 @@ class Estimated:
             return Estimate(value=value, note=f"No interval: the figure is undefined in more than half of the resamples ({_count_patients(behind)}).")
         if interval[0] == interval[1]:
             return Estimate(value=value, note=_why_no_spread(behind, is_share=is_share))
-        return Estimate(value=value, low=interval[0], high=interval[1])
+        few = _warn_of_few(behind, self._patients, of_class=of_class) if behind < FEWEST_PATIENTS else None
+        return Estimate(value=value, low=interval[0], high=interval[1], note=few)
 
 
-def warn_of_few(estimate: Estimate, patients: int) -> Estimate:
-    """With a note beside an interval that fewer than ``FEWEST_PATIENTS`` stand behind."""
-    if estimate.low is None or patients >= FEWEST_PATIENTS:
-        return estimate
-    return replace(estimate, note=f"Behind it stand {_count_patients(patients)} of one class: the interval says little.")
+def _warn_of_few(patients: int, of_all: int, *, of_class: bool) -> str:
+    if patients >= of_all:
+        return f"Behind it stand {_count_patients(patients)} in all: the interval says little."
+    return f"Behind it stand {_count_patients(patients)}{' of one class' if of_class else f', of {of_all}'}: the interval says little."
 
 
 def is_beside(value: float, draws: Array) -> bool:

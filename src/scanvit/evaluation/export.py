@@ -9,6 +9,7 @@ All of them carry class names, pixel contract, temperature, thresholds, outlier 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -253,7 +254,8 @@ def _judge(check: Check, format: Format, *, max_drop: float | None) -> None:
     if max_drop is not None and check.drop and check.drop.value is not None and check.drop.value > max_drop:
         low, high = check.drop.low, check.drop.high
         interval = f" (95 % interval {100 * low:.1f} to {100 * high:.1f})" if low is not None and high is not None else ""
+        enough = max(0.0, math.ceil(1000 * check.drop.value) / 1000)
         raise ExportError(
             f"int8 costs {100 * check.drop.value:.1f} points of accuracy on test{interval}, more than {100 * max_drop:g}; nothing was written.",
-            hint="Export without --quantize, or allow more: --max-drop 0.03",
+            hint=f"Export without --quantize, or allow more: --max-drop {enough:g}",
         )

@@ -218,7 +218,8 @@ def evaluate_external(
         images, readings = judged_images(pack, predictions.image_ids), detail.readings if detail else None
         trust, cases = judge_trust(model, images, predictions, draws=draws, seed=seed, progress=told, readings=readings)
     else:
-        notes.append("What its answers can be trusted with is not told: it was never calibrated, and its pack was not found.")
+        why = "what was fitted on val is of an earlier version of scanvit" if model.calibration else "it was never calibrated"
+        notes.append(f"What its answers can be trusted with is not told: {why}, and its pack was not found. Give it: --own-pack PACK")
     scores = replace(scores, notes=notes, shift=shift, trust=trust)
     found = judged_originals(pack, predictions.image_ids, [case.row for case in cases], originals) if originals else {}
     rendered = render_report(scores, predictions, pack=pack, run_dir=run_dir, experiment=model.experiment, cases=cases, originals=found)

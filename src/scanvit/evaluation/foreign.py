@@ -2,8 +2,9 @@
 
 Columns: ``image_id`` as in the pack's manifest; for every class of the pack a probability, all under the class's name, all under ``prob_CLASS`` or all
 under ``prob_k`` (k counts the classes from 0, in the pack's order). ``patient_id`` and ``target`` (a class's name or number) are taken from the
-manifest where the table does not hold them. Other columns are not read. Where class names are numbers, the same column or target may mean two
-classes: such a table is refused, but for those that scanvit wrote.
+manifest where the table does not hold them, ``patient_id`` for all rows where one has none. Other columns are not read. Where class names are
+numbers, the same column or target may mean two classes: such a table is refused, but for those that scanvit wrote. So is one that holds two of these
+schemes with other values.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def read_foreign(table: Path, pack: Pack, split: str) -> Foreign:
     patients = wanted["patient_id"].to_pylist()
     if "patient_id" in rows.column_names:
         told = [str(own).strip() if own is not None and own == own else "" for own in rows["patient_id"].to_pylist()]  # NaN is not itself
-        if untold := told.count(""):
-            notes.append(f"{untold:,} rows of the table have no patient_id; the pack's was used.")
-        patients = [own or known for own, known in zip(told, patients, strict=True)]
+        if untold := told.count(""):  # by both, one patient would have two names and count twice
+            notes.append(f"{untold:,} rows of the table have no patient_id; the pack's was used for all.")
+        else:
+            patients = told
     predictions = Predictions(
         image_ids=image_ids,
         patient_ids=patients,
@@ -144,10 +146,10 @@ def _class_columns(path: Path, rows: pa.Table, class_names: Sequence[str]) -> tu
         )
     for other in whole[1:]:
         for name, *pair in zip(class_names, whole[0], other, strict=True):
-            if pair[0] != pair[1]:
+            if pair[0] != pair[1] and rows[pair[0]].to_pylist() != rows[pair[1]].to_pylist():
                 raise DataError(
                     f"{path} can be read in two ways: the class {name!r} may be the column {pair[0]!r} or {pair[1]!r}.",
-                    hint="Name a column for each class like the class, and leave out all other columns that begin with prob_.",
+                    hint="They hold different values. Name a column for each class like the class, and leave out all other columns that begin with prob_.",
                 )
     return whole[0], whole[0] == numbered
 

@@ -91,9 +91,10 @@ def judge_masked(
 def _estimate(judged: Predictions, parts: dict[str, npt.NDArray[np.bool_]], right: dict[str, npt.NDArray[np.bool_]], estimator: Estimator) -> Masking:
     counts = np.bincount(judged.targets, minlength=len(judged.class_names))
     present = np.flatnonzero(counts)
-    counted = [k for k in present if estimator.patients_of(judged.targets == k) >= FEWEST_PATIENTS] or list(
-        present
-    )  # others would leave it undefined in many resamples
+    behind = {k: estimator.patients_of(judged.targets == k) for k in present}
+    # Others would leave it undefined in many resamples.
+    counted = [k for k in present if behind[k] >= FEWEST_PATIENTS] or list(present)
+    fewest = min(behind[k] for k in counted)
     of_class = (judged.targets[:, None] == np.array(counted)).astype(np.float64)  # (N, classes)
     answers = np.stack([right[name] for name in parts], axis=1).astype(np.float64)
     hits = np.stack([of_class * right[name][:, None] for name in parts], axis=1).reshape(len(judged), -1)
@@ -110,7 +111,7 @@ def _estimate(judged: Predictions, parts: dict[str, npt.NDArray[np.bool_]], righ
             name=name,
             shown=float(shown.mean()),
             accuracy=estimated.of("accuracy", k, is_share=True),
-            balanced_accuracy=estimated.of("balanced_accuracy", k, undefined="Undefined."),
+            balanced_accuracy=estimated.of("balanced_accuracy", k, patients=fewest, of_class=True),
         )
         for k, (name, shown) in enumerate(parts.items())
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .estimates import Estimate, Estimator, warn_of_few
+from .estimates import Estimate, Estimator
 from .metrics import OVERALL_NAMES, Array, MetricComputer
 from .predictions import Predictions
 
@@ -78,7 +78,7 @@ def compare_paired(first: Predictions, second: Predictions, *, draws: int, seed:
 
     def estimate(name: str) -> Estimate:
         behind = min(estimator.patients_behind(name, table) for table in (first, second))
-        return warn_of_few(estimated.of(name, patients=behind, undefined="Undefined for one of the two."), behind)
+        return estimated.of(name, patients=behind, of_class=True, undefined="Undefined for one of the two.")
 
     return Paired(
         images=len(first),

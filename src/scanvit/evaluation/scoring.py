@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import ConfigError
 from .bootstrap import LEVEL, METHOD
-from .estimates import Estimate, Estimated, Estimator, warn_of_few
+from .estimates import Estimate, Estimated, Estimator
 from .metrics import OVERALL_NAMES, PER_CLASS, Array, MetricComputer
 from .predictions import Predictions
 from .scores import ClassScores, Scores
@@ -85,7 +85,7 @@ def compute_scores(predictions: Predictions, *, about: dict[str, Any], draws: in
         fingerprint=predictions.fingerprint,
         checkpoint=predictions.checkpoint,
         interval={"level": LEVEL, "method": METHOD, "draws": draws, "seed": seed},
-        overall={name: _overall(estimated, name, absent, estimator.patients_behind(name, predictions)) for name in OVERALL_NAMES},
+        overall={name: _overall(estimated, estimator, predictions, name, absent) for name in OVERALL_NAMES},
         per_class=per_class,
         confusion_matrix=confusion.tolist(),
         **about,
@@ -111,10 +111,21 @@ def _at_prevalence(figures: dict[str, Array], share: Array) -> dict[str, Array]:
         return figures | {"precision_at_prevalence": found / (found + alarms), "npv_at_prevalence": passed / (passed + missed)}
 
 
-def _overall(estimated: Estimated, name: str, absent: Sequence[str], behind: int) -> Estimate:
-    estimate = estimated.of(name, patients=behind, undefined="Undefined: the split holds one class only.", is_share=name in _SHARES)
-    estimate = warn_of_few(estimate, behind)
+def _overall(estimated: Estimated, estimator: Estimator, predictions: Predictions, name: str, absent: Sequence[str]) -> Estimate:
+    behind, why = estimator.patients_behind(name, predictions), _why_undefined(name, predictions)
+    estimate = estimated.of(name, patients=behind, of_class=True, undefined=why, is_share=name in _SHARES)
     if absent and (name == "balanced_accuracy" or name.startswith("macro_")):
         note = f"Left out, as the split has no image of it: {', '.join(absent)}."
         return replace(estimate, note=f"{estimate.note} {note}" if estimate.note else note)
     return estimate
+
+
+def _why_undefined(name: str, predictions: Predictions) -> str:
+    """Of a figure of all images; a mean over classes is undefined where that of one class is."""
+    held, called = np.unique(predictions.targets), np.unique(predictions.predicted)
+    missed = [predictions.class_names[k] for k in np.setdiff1d(held, called)]
+    if name in ("macro_precision", "weighted_precision") and missed:
+        return f"Undefined: no image was given the class {', '.join(missed)}."
+    if (name in ("macro_npv", "weighted_npv") or (name == "mcc" and len(held) > 1)) and len(called) == 1:
+        return f"Undefined: every image was given the class {predictions.class_names[called[0]]}."
+    return "Undefined: the split holds one class only."

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from .estimates import Estimate, Estimated, Estimator, warn_of_few
+from .estimates import Estimate, Estimated, Estimator
 from .metrics import Array, MetricComputer
 from .predictions import Predictions
 from .scores import Scores
@@ -127,7 +127,7 @@ def _estimator(table: Predictions, about: Scores) -> Estimator:
 
 def _estimates(estimated: Estimated, estimator: Estimator, tables: Sequence[Predictions]) -> dict[str, Estimate]:
     behind = {name: estimator.patients_behind(name, tables[0]) for name in FIGURES}  # of the targets, which all tables share
-    return {name: warn_of_few(estimated.of(name, patients=behind[name]), behind[name]) for name in FIGURES}
+    return {name: estimated.of(name, patients=behind[name], of_class=True) for name in FIGURES}
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[Estimate, float | None]:

@@ -78,8 +78,8 @@ def measure_shift(own: Predictions, here: Predictions, *, draws: int, seed: int)
     def moved(name: str, column: int | None = None, *, is_share: bool = False) -> Moved:
         behind = [estimator.patients_behind(name, table, column) for estimator, table in zip(estimators, tables, strict=True)]
         return Moved(
-            own=first.of(name, column, patients=behind[0], is_share=is_share),
-            here=second.of(name, column, patients=behind[1], is_share=is_share),
+            own=first.of(name, column, patients=behind[0], of_class=column is None, is_share=is_share),
+            here=second.of(name, column, patients=behind[1], of_class=column is None, is_share=is_share),
             difference=second.minus(first, name, column, patients=min(behind)),
         )
 

@@ -162,7 +162,7 @@ def _measure_group(name: str, part: Predictions, *, draws: int, seed: int) -> Gr
 
     def estimate(figure: str) -> Estimate:
         behind = estimator.patients_behind(figure, part)
-        return estimated.of(figure, patients=behind, undefined="Needs images of two classes.", is_share=figure == "accuracy")
+        return estimated.of(figure, patients=behind, of_class=True, undefined="Needs images of two classes.", is_share=figure == "accuracy")
 
     return Group(
         name=name,

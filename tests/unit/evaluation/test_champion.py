@@ -47,6 +47,36 @@ def test_a_clearly_worse_run_is_worse_and_a_better_or_equal_one_is_not(tmp_path:
     assert not judge(champion, champion).worse
 
 
+def with_a_rare_class(folder: Path, *, noise: float, seed: int, prefix: str = "i") -> Path:
+    """Like the others but for ``noise``; the third class is of one patient, so that macro AUROC has no interval."""
+    targets = np.r_[np.arange(200) % 2, 2, 2, 2]
+    logits = np.random.default_rng(0).normal(0, 1.3, (203, 3)) + 2 * np.eye(3)[targets]
+    logits += np.random.default_rng(seed).normal(0, noise, (203, 3))
+    table = Predictions(
+        image_ids=[f"{prefix}{n}" for n in range(203)],
+        patient_ids=[f"p{min(n, 200)}" for n in range(203)],
+        sources=["s"] * 203,
+        targets=targets,
+        logits=logits.astype(np.float32),
+        class_names=["a", "b", "rare"],
+        fingerprint=prefix,
+    )
+    folder.mkdir()
+    table.save(folder / "predictions-test.parquet")
+    compute_scores(table, about={"run": folder.name, "experiment": "made", "split": "test", "audit": []}, draws=200, seed=0).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["i", "j"])
+def test_a_figure_without_an_interval_decides_nothing_and_it_says_so(tmp_path: Path, prefix: str) -> None:
+    """Paired, and by the whole splits where no image is shared."""
+    champion = with_a_rare_class(tmp_path / "champion", noise=0, seed=0)
+    found = [judge(with_a_rare_class(tmp_path / f"{seed}", noise=0.02, seed=seed, prefix=prefix), champion) for seed in range(1, 9)]
+    assert not any(judgement.worse for judgement in found)
+    assert all("(not judged: no interval)" in judgement.sentence for judgement in found)
+    assert judge(with_a_rare_class(tmp_path / "poor", noise=5, seed=1, prefix=prefix), champion).worse
+
+
 def test_runs_on_other_images_are_judged_by_their_intervals_and_it_says_so(tmp_path: Path) -> None:
     champion = judged(tmp_path / "champion", right=0.9)
     poor = judge(judged(tmp_path / "poor", right=0.5, seed=1, prefix="j"), champion)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from scanvit.cli import main
-from scanvit.core.errors import ConfigError
+from scanvit.core.errors import ConfigError, ExportError
 from scanvit.data.pack import Pack
 from scanvit.evaluation.calibrate import calibrate, is_current
 from scanvit.evaluation.engines import open_engine
-from scanvit.evaluation.export import export
+from scanvit.evaluation.estimates import Estimate
+from scanvit.evaluation.export import Check, _judge, export
 from scanvit.model.checkpoint import load_model, set_calibration
 
 
@@ -53,3 +54,12 @@ def test_what_an_earlier_version_fitted_is_fitted_anew_or_named(make_run: Callab
     assert open_engine(out).record["calibration"]["temperature"] == 0.05
     main(["predict", str(out), str(tmp_path / "none.png"), "--workers", "0"])
     assert "is of an earlier version of scanvit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("drop", "named"), [(0.0537, "0.054"), (0.0102, "0.011"), (1.0, "1")])
+def test_the_hint_names_a_loss_that_would_be_allowed(drop: float, named: str) -> None:
+    check = Check(images=1000, where="test", difference=0.1, accuracy=0.8, drop=Estimate(value=drop))
+    with pytest.raises(ExportError, match="nothing was written") as error:
+        _judge(check, "onnx", max_drop=0.01)
+    assert (error.value.hint or "").endswith(f"--max-drop {named}")
+    _judge(check, "onnx", max_drop=float(named))

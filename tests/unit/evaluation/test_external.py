@@ -11,9 +11,10 @@ from tests.unit.evaluation.conftest import JudgedRun, build_pack
 from scanvit.cli import main
 from scanvit.core.errors import ConfigError, DataError, PackMismatchError
 from scanvit.data.pack import Pack
+from scanvit.evaluation.calibrate import calibrate
 from scanvit.evaluation.external import ExternalData, check_contract, evaluate_external, external_name, find_known_images, map_classes
 from scanvit.evaluation.scores import Scores
-from scanvit.model.checkpoint import load_model
+from scanvit.model.checkpoint import load_model, set_calibration
 
 OWN = ("cnv", "drusen", "normal")
 
@@ -94,6 +95,17 @@ def test_what_did_not_pass_where_it_was_trained_stands_in_the_scores_of_other_da
     told = "The audit of the data that the network was trained on has open findings: Borders (acknowledged)."
     assert told in scores.notes
     assert told in (run.run_dir / "report-external-elsewhere.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("record", "why"), [({}, "it was never calibrated"), ({"format": 3}, "what was fitted on val is of an earlier version of scanvit")])
+def test_why_nothing_is_told_of_trust_is_said_rightly(make_run: Callable[..., JudgedRun], tmp_path: Path, record: dict[str, int], why: str) -> None:
+    run = make_run()
+    set_calibration(run.run_dir / "checkpoint.pth", record and calibrate(load_model(run.run_dir), Pack.open(run.pack)).to_dict() | record)
+    run.pack.rename(tmp_path / "moved")
+    build_pack(tmp_path / "elsewhere", OWN, seed=5)
+    scores = evaluate_external(run.run_dir, ExternalData(pack=tmp_path / "elsewhere", split="test"), draws=0)
+    assert scores.trust is None
+    assert f"What its answers can be trusted with is not told: {why}, and its pack was not found. Give it: --own-pack PACK" in scores.notes
 
 
 def test_unmapped_classes_and_mapping_at_home_are_refused(judged: tuple[JudgedRun, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,15 @@ def test_a_column_or_a_target_that_may_mean_two_classes_is_refused(tmp_path: Pat
     assert (read(pack, named).predicted == pack.targets("test")).all()
 
 
+def test_the_same_values_under_two_schemes_are_one_table(write: Callable[..., Path], pack: Path) -> None:
+    values = columns_of(pack)
+    numbered = {f"prob_{k}": values[name] for k, name in enumerate(NAMES)}
+    found = read_foreign(write(**numbered), Pack.open(pack), "test").predictions
+    assert (found.predicted == found.targets).all()
+    with pytest.raises(DataError, match=r"two ways: the class 'cnv' may be the column 'cnv' or 'prob_0'"):
+        read_foreign(write(**numbered | {"prob_0": values["drusen"], "prob_1": values["cnv"]}), Pack.open(pack), "test")
+
+
 def test_a_table_that_scanvit_wrote_is_read_back(tmp_path: Path) -> None:
     grades = tuple(sorted(map(str, range(11))))
     pack, columns, probs = graded(tmp_path, grades)
@@ -119,11 +128,13 @@ def test_a_table_that_scanvit_wrote_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
-def test_rows_without_a_patient_take_the_packs(write: Callable[..., Path], pack: Path, ending: str) -> None:
-    told = [f"{i:03d}" for i in range(20)] + ["" if ending == "csv" else None] * 11
+def test_where_a_row_has_no_patient_all_are_the_packs(write: Callable[..., Path], pack: Path, ending: str) -> None:
+    """A patient with two names would count twice."""
+    told = [f"{i // 2:03d}" for i in range(31)]
+    told[1::2] = ["" if ending == "csv" else None] * 15  # type: ignore[list-item]
     foreign = read_foreign(write(ending, patient_id=told), Pack.open(pack), "test")
-    assert foreign.predictions.patient_ids[19:22] == ["019", "clinic:test10", "clinic:test10"]
-    assert "11 rows of the table have no patient_id; the pack's was used." in foreign.notes
+    assert foreign.predictions.patient_ids == [f"clinic:test{i // 2}" for i in range(31)]
+    assert "15 rows of the table have no patient_id; the pack's was used for all." in foreign.notes
 
 
 @pytest.mark.parametrize("twice", ["image_id", "cnv"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scanvit.core.errors import RunError, RunMissingError
-from scanvit.evaluation.metrics import PER_CLASS
+from scanvit.evaluation.metrics import AVERAGED, PER_CLASS
 from scanvit.evaluation.predictions import Predictions
 from scanvit.evaluation.scores import Scores, scores_path
 from scanvit.evaluation.scoring import compute_scores
@@ -51,7 +51,7 @@ def test_a_class_of_one_patient_has_no_interval_of_its_own(make_predictions: Cal
     assert rare["auroc"].low is None
     assert rare["specificity"].low is not None  # the other 40 patients stand behind it
     assert scores.overall["accuracy"].low is not None
-    for name in ("balanced_accuracy", "macro_auroc", "macro_f1", "weighted_recall", "weighted_average_precision"):
+    for name in ("balanced_accuracy", *(f"{kind}_{figure}" for kind in ("macro", "weighted") for figure in AVERAGED)):
         assert scores.overall[name].low is None, name
         assert "1 patient" in (scores.overall[name].note or "")
 
@@ -63,6 +63,22 @@ def test_a_mean_over_classes_of_which_one_has_few_patients_says_so(make_predicti
     assert overall["log_loss"].note is None
 
 
+def test_a_class_of_few_patients_says_so_beside_each_of_its_intervals(make_predictions: Callable[..., Predictions]) -> None:
+    scores = scored(make_predictions([0, 1] * 20 + [2] * 4, strength=1.0))
+    rare = scores.per_class["class-2"].figures
+    assert rare["auroc"].low is not None
+    assert rare["auroc"].note == "Behind it stand 4 patients, of 44: the interval says little."
+    assert rare["specificity"].note is None
+    assert scores.per_class["class-0"].figures["auroc"].note is None
+
+
+def test_where_all_patients_are_few_they_are_not_said_to_be_of_one_class(make_predictions: Callable[..., Predictions]) -> None:
+    overall = scored(make_predictions([0, 1] * 12, classes=2, patients=[f"patient-{i % 4}" for i in range(24)])).overall
+    assert overall["accuracy"].low is not None
+    assert overall["accuracy"].note == "Behind it stand 4 patients in all: the interval says little."
+    assert overall["balanced_accuracy"].note == "Behind it stand 2 patients of one class: the interval says little."
+
+
 def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Predictions]) -> None:
     scores = scored(make_predictions([0, 1] * 20))
     absent = scores.per_class["class-2"]
@@ -72,6 +88,19 @@ def test_an_absent_class_is_null_with_a_note(make_predictions: Callable[..., Pre
         assert absent.figures[name].note
     assert "class-2" in (scores.overall["macro_auroc"].note or "")
     assert scores.overall["macro_auroc"].value == pytest.approx(np.mean([scores.per_class[f"class-{k}"].figures["auroc"].value for k in (0, 1)]))
+
+
+def test_an_undefined_figure_of_all_images_says_the_true_reason(make_predictions: Callable[..., Predictions]) -> None:
+    table = make_predictions([0, 1, 2] * 10)
+    logits = table.logits.copy()
+    logits[:, 2] = -9
+    never = scored(replace(table, logits=logits), draws=0).overall
+    assert never["macro_precision"].note == "Undefined: no image was given the class class-2."
+    logits[:, 1] = -9
+    always = scored(replace(table, logits=logits), draws=0).overall
+    assert always["mcc"].note == always["macro_npv"].note == "Undefined: every image was given the class class-0."
+    alone = scored(make_predictions([1] * 10, strength=50.0), draws=0).overall
+    assert "the split holds one class only" in (alone["macro_auroc"].note or "")
 
 
 def test_a_figure_without_spread_claims_no_interval(make_predictions: Callable[..., Predictions]) -> None:

@@ -57,6 +57,16 @@ def test_a_class_of_one_patient_is_not_said_to_have_moved(make_predictions: Call
     assert "without an interval" in next(sentence for sentence in shift.sentences if "moves most" in sentence)
 
 
+def test_a_class_of_few_patients_says_so_on_either_side(make_predictions: Callable[..., Predictions]) -> None:
+    own, here = make_predictions([0, 1, 2] * 40), make_predictions([0, 1] * 60 + [2] * 3, seed=1)
+    shift = measure_shift(own, here, draws=100, seed=0)
+    recall, balanced = shift.classes[2].recall, shift.figures["balanced_accuracy"]
+    assert recall.own.note is None
+    assert "3 patients, of 123" in (recall.here.note or "")
+    assert "Behind one of the two stand 3 patients:" in (recall.difference.note or "")
+    assert "3 patients of one class" in (balanced.here.note or "")
+
+
 def test_where_its_own_test_has_none_of_the_classes_nothing_is_compared(make_predictions: Callable[..., Predictions]) -> None:
     shift = measure_shift(make_predictions([0, 1] * 20), make_predictions([2] * 20, seed=1), draws=20, seed=0)
     assert shift.own_images == 0

@@ -50,6 +50,15 @@ def test_a_small_group_is_warned_of_and_not_compared(make_predictions: Callable[
     assert str(FEW_PATIENTS) in gap_sentences(axis)[0]
 
 
+def test_a_class_of_few_patients_in_a_group_says_so(make_predictions: Callable[..., Predictions]) -> None:
+    table = make_predictions([0, 1] * 20 + [2] * 3, strength=1.0, seed=2)
+    group = measure_axis("sex", table, ["F"] * 43, draws=100, seed=0).groups[0]
+    assert group.recall["class-2"].low is not None
+    assert "3 patients, of 43" in (group.recall["class-2"].note or "")
+    assert "3 patients of one class" in (group.figures["balanced_accuracy"].note or "")
+    assert group.figures["accuracy"].note is None
+
+
 def test_a_group_of_one_class_says_what_its_accuracy_is(make_predictions: Callable[..., Predictions]) -> None:
     table = halves(make_predictions, wrong_in_second=4)
     axis = measure_axis("source", table, ["a" if target else "b" for target in table.targets], draws=50, seed=0)
