@@ -17,9 +17,10 @@ from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load
 from ..data.pack import Pack
 from ..storage.atomic import remove_leftovers, storage_errors, write_text
 from ..storage.workplace import is_at
+from .tracking_state import FILE_NAME as TRACKING
 
 SETTINGS = "experiment.yaml"
-_BESIDE = {".lock", ".tracking.lock", "tracking.json"}
+_BESIDE = {".lock", ".tracking.lock", TRACKING}
 """What may lie in a folder before its run begins."""
 _PLACE = frozenset({"data.pack"})  # the same pack in another place
 _HOW = ("devices", "num_nodes", "threads", "timeout_s", "checkpoint_every_s", "log_every_n_steps", "eval_batch_size")
@@ -53,7 +54,8 @@ def open_run(run_dir: Path, experiment: Experiment) -> bool:
         if experiment != recorded:
             write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
         return True
-    remove_leftovers(run_dir / SETTINGS)  # of a start that was killed
+    for name in (SETTINGS, TRACKING):  # of a start that was killed
+        remove_leftovers(run_dir / name)
     if run_dir.is_dir() and any(path.name not in _BESIDE for path in run_dir.iterdir()):
         raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
     write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))

@@ -59,8 +59,9 @@ def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recip
         refuse_other_settings(tmp_path, began)
 
 
-def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
-    leftover = tmp_path / f".{SETTINGS}.x1y2z3_4.tmp"
+@pytest.mark.parametrize("name", [SETTINGS, "tracking.json"])
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    leftover = tmp_path / f".{name}.x1y2z3_4.tmp"
     leftover.write_text("name: ti")
     assert not open_run(tmp_path, load_experiment("tiny"))
     assert not leftover.exists()
