@@ -30,7 +30,7 @@ from . import bundle
 from .packs import PackSource, obtain
 from .preflight import check_nodes
 from .session import connected
-from .settings import OWN_STORAGE, STATE, ClusterSettings, cache_folder, load_settings, travelling
+from .settings import OWN_STORAGE, STATE, ClusterSettings, cache_folder, load_settings, travelling, without_own_storage
 from .storage import Storage, insist, open_storage
 from .terminal import say
 from .watch import Watch
@@ -45,6 +45,7 @@ def train(
     Raises ClusterError and its kinds, PreemptedError when told to stop, and what ``fit`` raises. Whatever is raised, the same call goes on.
     """
     marks = {"start": time.time()}
+    settings = without_own_storage(settings, run_dir)
     _refuse_change(run_dir, settings)
     experiment = settings.settle(experiment)
     opened = obtain(pack, cache_folder())
