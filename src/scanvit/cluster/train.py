@@ -23,7 +23,7 @@ from ..data.pack import Pack
 from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
 from ..training.result import FitResult
-from ..training.run_folder import SETTINGS, bind, locked, open_run
+from ..training.run_folder import SETTINGS, bind, locked, note_settings, open_run
 from ..training.shipper import Shipper
 from ..training.shipping import ship_now
 from . import bundle
@@ -76,6 +76,7 @@ def train(
                 ships=_is_one_machine(ray) or not _tracking_is_local(experiment, run_dir),
                 threads=max(1, int(resources["CPU"])),
             )
+            note_settings(run_dir, experiment)
             for file in (SETTINGS, STATE, "tracking.json"):  # with these, any machine can go on: --resume STORAGE/NAME
                 insist(lambda file=file: storage.upload(run_dir / file, file), what=f"Writing {storage.address}")  # type: ignore[misc]
             insist(lambda: bundle.forget_broken_notes(storage), what=f"Reading {storage.address}")
