@@ -23,7 +23,7 @@ from ..data.pack import Pack
 from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
 from ..training.result import FitResult
-from ..training.run_folder import SETTINGS, bind, locked, note_settings, open_run
+from ..training.run_folder import SETTINGS, bind, locked, note_settings, open_run, refuse_idle_processes
 from ..training.shipper import Shipper
 from ..training.shipping import ship_now
 from . import bundle
@@ -51,6 +51,7 @@ def train(
     opened = obtain(pack, cache_folder())
     pack = replace(pack, fingerprint=opened.fingerprint)
     experiment = bind(experiment, opened)
+    refuse_idle_processes(opened, settings.num_workers)
     with locked(run_dir):
         open_run(run_dir, experiment)
         name, storage = _place(run_dir, replace(settings, pack=str(pack)))

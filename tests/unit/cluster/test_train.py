@@ -15,7 +15,8 @@ from scanvit.cluster.packs import PackSource
 from scanvit.cluster.settings import STATE, ClusterSettings, load_settings
 from scanvit.cluster.storage import open_storage
 from scanvit.core.config import Experiment
-from scanvit.core.errors import PackMissingError, RunExistsError, StorageError
+from scanvit.core.errors import ConfigError, PackMissingError, RunExistsError, StorageError
+from scanvit.core.loading import load_experiment
 from scanvit.data.pack import Pack
 from scanvit.storage.atomic import write_json
 
@@ -62,6 +63,14 @@ def test_the_run_s_own_storage_may_be_said_again_and_again(run_dir: Path, monkey
         with pytest.raises(PackMissingError):  # what is looked at next
             train.train(Experiment(), PackSource(path=str(run_dir)), run_dir, settings)
         (run_dir / "ray" / "run-1").mkdir(parents=True, exist_ok=True)
+
+
+def test_more_workers_than_images_are_refused_before_a_cluster_is_made(run_dir: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "connected", lambda *_, **__: pytest.fail("connected"))
+    with pytest.raises(ConfigError, match="images in val for 60 processes") as caught:
+        train.train(load_experiment("tiny"), PackSource(path=str(small_pack)), run_dir, ClusterSettings(num_workers=60))
+    assert "--num-workers" in str(caught.value.hint)
+    assert not list(run_dir.iterdir())
 
 
 def test_a_run_taken_up_from_a_folder_of_the_first_run_folder_goes_on_there(run_dir: Path, tmp_path: Path) -> None:
