@@ -96,9 +96,15 @@ def load_settings(run_dir: Path) -> ClusterSettings:
     if not file.is_file():
         raise RunMissingError(f"{run_dir} is no run on a cluster: it has no {STATE}.", hint="Give the folder that scanvit ray train made.")
     settings = ClusterSettings(**json.loads(file.read_text(encoding="utf-8")))
-    own = run_dir.resolve() / OWN_STORAGE
-    if settings.storage == str(own) or (own / str(settings.name)).is_dir():  # older versions noted where that was, perhaps before the folder was moved
+    if (run_dir / OWN_STORAGE / str(settings.name)).is_dir():  # older versions noted where that was, perhaps before the folder was moved
         settings = replace(settings, storage=None)
+    return without_own_storage(settings, run_dir)
+
+
+def without_own_storage(settings: ClusterSettings, run_dir: Path) -> ClusterSettings:
+    """A storage that is the run folder's own counts as none, however it is written."""
+    if settings.storage and Path(settings.storage.removeprefix("file://")).expanduser().resolve() == run_dir.resolve() / OWN_STORAGE:
+        return replace(settings, storage=None)
     return settings
 
 

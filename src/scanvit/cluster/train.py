@@ -23,14 +23,14 @@ from ..data.pack import Pack
 from ..storage.atomic import atomic_folder, write_json
 from ..storage.transfer import open_store, push
 from ..training.result import FitResult
-from ..training.run_folder import SETTINGS, bind, locked, open_run
+from ..training.run_folder import SETTINGS, bind, locked, note_settings, open_run, refuse_idle_processes
 from ..training.shipper import Shipper
 from ..training.shipping import ship_now
 from . import bundle
 from .packs import PackSource, obtain
 from .preflight import check_nodes
 from .session import connected
-from .settings import OWN_STORAGE, STATE, ClusterSettings, cache_folder, load_settings, travelling
+from .settings import OWN_STORAGE, STATE, ClusterSettings, cache_folder, load_settings, travelling, without_own_storage
 from .storage import Storage, insist, open_storage
 from .terminal import say
 from .watch import Watch
@@ -45,11 +45,13 @@ def train(
     Raises ClusterError and its kinds, PreemptedError when told to stop, and what ``fit`` raises. Whatever is raised, the same call goes on.
     """
     marks = {"start": time.time()}
+    settings = without_own_storage(settings, run_dir)
     _refuse_change(run_dir, settings)
     experiment = settings.settle(experiment)
     opened = obtain(pack, cache_folder())
     pack = replace(pack, fingerprint=opened.fingerprint)
     experiment = bind(experiment, opened)
+    refuse_idle_processes(opened, settings.num_workers)
     with locked(run_dir):
         open_run(run_dir, experiment)
         name, storage = _place(run_dir, replace(settings, pack=str(pack)))
@@ -75,6 +77,7 @@ def train(
                 ships=_is_one_machine(ray) or not _tracking_is_local(experiment, run_dir),
                 threads=max(1, int(resources["CPU"])),
             )
+            note_settings(run_dir, experiment)
             for file in (SETTINGS, STATE, "tracking.json"):  # with these, any machine can go on: --resume STORAGE/NAME
                 insist(lambda file=file: storage.upload(run_dir / file, file), what=f"Writing {storage.address}")  # type: ignore[misc]
             insist(lambda: bundle.forget_broken_notes(storage), what=f"Reading {storage.address}")

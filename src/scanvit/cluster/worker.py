@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import Experiment
-from ..core.errors import DivergedError, PreemptedError, RunError, ScanvitError
+from ..core.errors import ConfigError, DataError, DivergedError, PreemptedError, RunError, ScanvitError
 from ..core.loading import experiment_to_yaml
 from ..data.pack import Pack
 from ..storage.atomic import write_json, write_text
@@ -138,7 +138,7 @@ def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardPro
         if progress.rank == 0:
             ray.get(progress.board.end.remote({"stopped": error.message}))
         return
-    except DivergedError as error:  # on all ranks; a new start would end the same way
+    except (ConfigError, DataError, DivergedError) as error:  # on all ranks; a new start would end the same way
         courier.wait()
         if progress.rank == 0:
             ray.get(progress.board.end.remote({"error": error}))

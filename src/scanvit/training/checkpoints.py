@@ -11,6 +11,7 @@ import copy
 import io
 import logging
 import os
+import uuid
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -146,8 +147,7 @@ def promote(folder: Path) -> None:
 
 def replace_by_link(source: Path, target: Path) -> None:
     """Make ``target`` another name of ``source``'s bytes, at once; a reader meets its old or its new content."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")  # as ``remove_leftovers`` knows them
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links

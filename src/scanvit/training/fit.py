@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ..core.config import Experiment, Precision
-from ..core.errors import ConfigError, EmptyClassError, PreemptedError
+from ..core.errors import EmptyClassError, PreemptedError
 from ..core.events import EventLog
 from ..core.runtime import World, available_devices, bind_to_cores, derive_seed, has_bf16, keep_freed_memory, usable_cores
 from ..data.loader import EvalLoader, TrainLoader, as_tensor, has_room
@@ -32,6 +32,7 @@ from .module import ClassificationModule
 from .progress import Progress
 from .recorder import RunRecorder
 from .result import FitResult
+from .run_folder import note_settings, refuse_idle_processes
 from .shipper import FINAL_FILES
 from .shipping import ShippingProcess
 from .system_metrics import SystemSampler
@@ -57,10 +58,12 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
     if world.rank == 0:
         remove_broken_writes(run_dir)
     checkpoint = newest_intact(run_dir / "checkpoints")
-    experiment = _decided(experiment, checkpoint)
+    asked, experiment = experiment, _decided(experiment, checkpoint)
     _take_resources(experiment, world, host)
     torch.manual_seed(derive_seed("init", experiment.seed))
     module = ClassificationModule(experiment, class_names=pack.class_names, contract=pack.contract, train_counts=_train_counts(pack, world))
+    if world.rank == 0:
+        note_settings(run_dir, asked)  # what can be refused has been: ``--resume`` must not meet it for ever
     events = open_events(experiment, pack, run_dir, checkpoint) if world.rank == 0 else None
     progress = host.progress if host else Progress(show=show_progress and world.rank == 0)
     recorder = RunRecorder(run_dir, events=events, progress=progress, audit=pack.findings(), host=host)
@@ -142,15 +145,13 @@ def _decided(experiment: Experiment, checkpoint: Path | None) -> Experiment:
 
 def _train_counts(pack: Pack, world: World) -> torch.Tensor:
     """Training images a class, (K,). Raises EmptyClassError where a class has none, or where there is nothing to validate on, ConfigError where
-    a process would have nothing to validate on."""
+    a process would have no image of its own."""
     counts = torch.bincount(torch.from_numpy(np.array(pack.targets("train"))), minlength=len(pack.class_names))
     if missing := [name for name, count in zip(pack.class_names, counts, strict=True) if count == 0]:
         raise EmptyClassError(f"{pack.path} has no training image of {missing[0]!r}.", hint="Add images of that class, or leave the class out of the sources.")
-    if (images := len(pack.targets("val"))) == 0:
+    if pack.size("val") == 0:
         raise EmptyClassError(f"{pack.path} has no image in val.", hint="Prepare it with a share for val: the best epoch is chosen there.")
-    if images < world.world_size:
-        hint = f"Train in at most {images} processes (trainer.devices, trainer.num_nodes), or prepare a pack with more images in val."
-        raise ConfigError(f"{pack.path} has {images} images in val for {world.world_size} processes: each needs one.", hint=hint)
+    refuse_idle_processes(pack, world.world_size)
     return counts
 
 

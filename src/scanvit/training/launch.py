@@ -20,7 +20,7 @@ from ..data.pack import Pack
 from .imports import quick_imports
 from .processes import Node, run_processes
 from .result import FitResult
-from .run_folder import bind, locked, open_run
+from .run_folder import bind, locked, open_run, refuse_idle_processes
 from .worker import Job
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ def launch(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: 
     ``max_restarts``: how often all processes are started again from the newest checkpoint after one of several was lost or stalled.
 
     Raises PackMismatchError, PackCorruptError, RunExistsError, RunError for a run that another process trains, ConfigError for a world that
-    is not the experiment's, ProcessLostError, StalledError, and what ``fit`` raises.
+    is not the experiment's or has more processes than there are images, ProcessLostError, StalledError, and what ``fit`` raises.
     """
     experiment = bind(experiment, pack)
     if World.is_launched():
         return _take_part(experiment, pack, run_dir, show_progress=show_progress)
     node = _this_node(experiment.trainer, os.environ)
+    refuse_idle_processes(pack, node.processes * node.nodes)
     with ExitStack() as opened:
         lock = _open(opened, experiment, run_dir) if node.rank == 0 else None
         pack.verify(_USED_SPLITS)
@@ -92,6 +93,7 @@ def _take_part(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progre
             f"trainer.num_nodes is {experiment.trainer.num_nodes}.",
             hint="Leave both out (of a run that goes on, set trainer.devices=auto and trainer.num_nodes=1): under a launcher its own numbers hold.",
         )
+    refuse_idle_processes(pack, world.world_size)
     with quick_imports():
         from .fit import fit
 

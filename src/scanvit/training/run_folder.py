@@ -11,15 +11,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..core.config import Experiment, TrackingConfig
-from ..core.errors import PackMismatchError, RunError, RunExistsError, RunMissingError
+from ..core.errors import ConfigError, PackMismatchError, RunError, RunExistsError, RunMissingError
 from ..core.events import read_events
 from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
 from ..data.pack import Pack
 from ..storage.atomic import remove_leftovers, storage_errors, write_text
 from ..storage.workplace import is_at
+from .tracking_state import FILE_NAME as TRACKING
 
 SETTINGS = "experiment.yaml"
-_BESIDE = {".lock", ".tracking.lock", "tracking.json"}
+_BESIDE = {".lock", ".tracking.lock", TRACKING}
 """What may lie in a folder before its run begins."""
 _PLACE = frozenset({"data.pack"})  # the same pack in another place
 _HOW = ("devices", "num_nodes", "threads", "timeout_s", "checkpoint_every_s", "log_every_n_steps", "eval_batch_size")
@@ -38,9 +39,18 @@ def bind(experiment: Experiment, pack: Pack) -> Experiment:
     return replace(experiment, data=replace(experiment.data, pack=str(pack.path.resolve()), fingerprint=pack.fingerprint))
 
 
+def refuse_idle_processes(pack: Pack, processes: int) -> None:
+    """Raises ConfigError where a process would have no image to train or to validate on. Of an empty split ``fit`` tells more."""
+    for split in ("train", "val"):
+        if 0 < (images := pack.size(split)) < processes:
+            ways = "trainer.devices, trainer.num_nodes; on a cluster --num-workers"
+            hint = f"Train in at most {images} processes ({ways}), or prepare a pack with more images in {split}."
+            raise ConfigError(f"{pack.path} has {images} images in {split} for {processes} processes: each needs one.", hint=hint)
+
+
 def open_run(run_dir: Path, experiment: Experiment) -> bool:
     """Make the run folder, or take up an unfinished run with the same recipe: whether it continues one. What may change on the way (other
-    processes, other tracking) is written down anew.
+    processes, other tracking) is written down by ``note_settings``, once it has proved possible.
 
     Raises RunExistsError for a finished run, for one with other settings, and for a folder with anything else in it.
     """
@@ -48,16 +58,23 @@ def open_run(run_dir: Path, experiment: Experiment) -> bool:
         refuse_other_settings(run_dir, experiment, may_differ=_MAY_CHANGE)
         if is_finished(run_dir):
             raise RunExistsError(f"{run_dir} holds a finished run.", hint="Choose another --run-dir, or leave it out for a new one.")
-        recorded = load_run(run_dir)
-        experiment = replace(experiment, data=recorded.data)  # a pack in another place has yet to be verified
-        if experiment != recorded:
-            write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
         return True
-    remove_leftovers(run_dir / SETTINGS)  # of a start that was killed
+    for name in (SETTINGS, TRACKING):  # of a start that was killed
+        remove_leftovers(run_dir / name)
     if run_dir.is_dir() and any(path.name not in _BESIDE for path in run_dir.iterdir()):
         raise RunExistsError(f"{run_dir} is not empty and holds no run.", hint="Choose another --run-dir, or leave it out for a new one.")
     write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
     return False
+
+
+def note_settings(run_dir: Path, experiment: Experiment) -> None:
+    """Write down with what an opened run goes on, for ``--resume``. The pack's place stays the one that the run began with."""
+    if (run_dir / SETTINGS).is_file():
+        recorded = load_run(run_dir)
+        experiment = replace(experiment, data=recorded.data)
+        if experiment == recorded:
+            return
+    write_text(run_dir / SETTINGS, experiment_to_yaml(experiment))
 
 
 def load_run(run_dir: Path) -> Experiment:

@@ -14,7 +14,9 @@ from scanvit.cluster import train
 from scanvit.cluster.packs import PackSource
 from scanvit.cluster.settings import STATE, ClusterSettings, load_settings
 from scanvit.cluster.storage import open_storage
-from scanvit.core.errors import RunExistsError, StorageError
+from scanvit.core.config import Experiment
+from scanvit.core.errors import ConfigError, PackMissingError, RunExistsError, StorageError
+from scanvit.core.loading import load_experiment
 from scanvit.data.pack import Pack
 from scanvit.storage.atomic import write_json
 
@@ -50,6 +52,25 @@ def test_another_storage_or_number_of_workers_is_refused(run_dir: Path, tmp_path
     for other in (ClusterSettings(num_workers=3), ClusterSettings(num_workers=2, storage=str(tmp_path)), ClusterSettings(num_workers=2, name="other")):
         with pytest.raises(RunExistsError, match="holds a run with"):
             train._refuse_change(run_dir, other)
+
+
+@pytest.mark.parametrize("written", ["{}", "file://{}"])
+def test_the_run_s_own_storage_may_be_said_again_and_again(run_dir: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    settings = ClusterSettings(storage=written.format(run_dir / "ray"), name="run-1")
+    monkeypatch.setattr(train, "obtain", lambda *_: Pack.open(run_dir))
+    train._place(run_dir, settings)
+    for _ in range(2):
+        with pytest.raises(PackMissingError):  # what is looked at next
+            train.train(Experiment(), PackSource(path=str(run_dir)), run_dir, settings)
+        (run_dir / "ray" / "run-1").mkdir(parents=True, exist_ok=True)
+
+
+def test_more_workers_than_images_are_refused_before_a_cluster_is_made(run_dir: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "connected", lambda *_, **__: pytest.fail("connected"))
+    with pytest.raises(ConfigError, match="images in val for 60 processes") as caught:
+        train.train(load_experiment("tiny"), PackSource(path=str(small_pack)), run_dir, ClusterSettings(num_workers=60))
+    assert "--num-workers" in str(caught.value.hint)
+    assert not list(run_dir.iterdir())
 
 
 def test_a_run_taken_up_from_a_folder_of_the_first_run_folder_goes_on_there(run_dir: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,18 @@ from hypothesis import strategies as st
 from scanvit.core.config import Experiment
 from scanvit.core.errors import CheckpointError, NoSpaceError
 from scanvit.training import fit
-from scanvit.training.checkpoints import AtomicCheckpointIO, Writer, check_intact, newest_intact, on_host, promote, saved_precision, write_checkpoint
+from scanvit.training.checkpoints import (
+    AtomicCheckpointIO,
+    Writer,
+    check_intact,
+    newest_intact,
+    on_host,
+    promote,
+    remove_broken_writes,
+    replace_by_link,
+    saved_precision,
+    write_checkpoint,
+)
 
 
 @pytest.fixture
@@ -31,6 +43,20 @@ def test_saving_over_a_checkpoint_keeps_the_one_before(folder: Path) -> None:
     assert reader.load_checkpoint(folder / "previous.ckpt")["step"] == 1
     assert newest_intact(folder) == folder / "last.ckpt"
     assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_a_kill_between_link_and_rename_leaves_nothing_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    folder = tmp_path / "checkpoints"
+    write_checkpoint({"step": 1}, folder / "last.ckpt")
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(SystemExit):
+        replace_by_link(folder / "last.ckpt", folder / "next.ckpt")
+    assert len(list(folder.iterdir())) == 2
+    remove_broken_writes(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -17,10 +17,11 @@ from scanvit.core.loading import load_experiment
 from scanvit.core.runtime import World
 from scanvit.data.pack import Pack
 from scanvit.training.fit import _build_trainer, _train_counts, fit
+from scanvit.training.launch import launch
 from scanvit.training.module import ClassificationModule
 from scanvit.training.progress import Progress
 from scanvit.training.recorder import RunRecorder
-from scanvit.training.run_folder import bind
+from scanvit.training.run_folder import bind, load_run, open_run
 from scanvit.training.world import Council
 
 SETTINGS = (
@@ -164,6 +165,36 @@ def test_more_processes_than_images_to_validate_on_are_told(pack: Pack) -> None:
     with pytest.raises(ConfigError, match=f"has {images} images in val for {images + 1} processes") as caught:
         _train_counts(pack, World(world_size=images + 1))
     assert f"at most {images} processes" in str(caught.value.hint)
+
+
+def test_a_setting_that_proves_impossible_is_not_the_run_s(experiment: Experiment, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_run(tmp_path, experiment)
+    changed = replace(experiment, trainer=replace(experiment.trainer, devices=60, timeout_s=7.0))
+    open_run(tmp_path, changed)
+    with monkeypatch.context() as patch:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "60", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+            patch.setenv(name, value)
+        with pytest.raises(ConfigError, match="for 60 processes"):
+            fit(changed, pack, tmp_path)
+    assert load_run(tmp_path) == experiment
+    changed = replace(experiment, trainer=replace(experiment.trainer, timeout_s=7.0, precision="auto"))
+    fit(changed, pack, tmp_path)
+    assert load_run(tmp_path) == changed, "as it was asked, not as it was decided"
+
+
+@pytest.mark.parametrize("is_launched", [False, True], ids=["our own processes", "a launcher's"])
+def test_more_processes_than_images_are_refused_before_anything_is_started(
+    experiment: Experiment, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_launched: bool
+) -> None:
+    monkeypatch.setattr("scanvit.training.launch.run_processes", lambda *_, **__: pytest.fail("started"))
+    if is_launched:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "60", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+            monkeypatch.setenv(name, value)
+    else:
+        experiment = replace(experiment, trainer=replace(experiment.trainer, devices=60))
+    with pytest.raises(ConfigError, match="images in val for 60 processes"):
+        launch(experiment, pack, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_killed_processes_left_half_written_is_removed(experiment: Experiment, pack: Pack, tmp_path: Path) -> None:

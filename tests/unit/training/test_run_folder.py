@@ -13,7 +13,7 @@ import pytest
 
 from scanvit.core.errors import RunExistsError, RunMissingError
 from scanvit.core.loading import load_experiment
-from scanvit.training.run_folder import SETTINGS, is_being_trained, load_run, locked, open_run, refuse_other_settings
+from scanvit.training.run_folder import SETTINGS, is_being_trained, load_run, locked, note_settings, open_run, refuse_other_settings
 
 
 def _take_away(run: Path, *, then: type[BaseException], is_made_again: bool = False) -> None:
@@ -48,9 +48,13 @@ def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recip
     watched = ("trainer.log_every_n_steps=1", "trainer.eval_batch_size=3", "tracking.mlflow=false", "tracking.experiment_name=x", "tracking.drain_timeout_s=1")
     changed = load_experiment("tiny", [*elsewhere, *watched])
     assert open_run(tmp_path, changed)
+    assert load_run(tmp_path) == began, "it may prove impossible yet"
+    note_settings(tmp_path, changed)
     assert load_run(tmp_path) == changed, "--resume, too, goes on so"
-    assert open_run(tmp_path, replace(changed, data=replace(changed.data, pack="/elsewhere")))
-    assert load_run(tmp_path) == changed, "a pack that nobody has looked at is not the run's"
+    moved = replace(changed, data=replace(changed.data, pack="/elsewhere"))
+    assert open_run(tmp_path, moved)
+    note_settings(tmp_path, moved)
+    assert load_run(tmp_path) == changed, "the pack's place stays"
     for recipe in ("optimizer.lr=0.5", "trainer.per_device_batch_size=7", "trainer.precision=32-true", "trainer.max_epochs=9", "seed=1"):
         with pytest.raises(RunExistsError, match=recipe.partition("=")[0]):
             open_run(tmp_path, load_experiment("tiny", [recipe]))
@@ -59,8 +63,9 @@ def test_a_run_goes_on_with_other_processes_and_tracking_but_with_no_other_recip
         refuse_other_settings(tmp_path, began)
 
 
-def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
-    leftover = tmp_path / f".{SETTINGS}.x1y2z3_4.tmp"
+@pytest.mark.parametrize("name", [SETTINGS, "tracking.json"])
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    leftover = tmp_path / f".{name}.x1y2z3_4.tmp"
     leftover.write_text("name: ti")
     assert not open_run(tmp_path, load_experiment("tiny"))
     assert not leftover.exists()
