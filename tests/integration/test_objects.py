@@ -168,7 +168,8 @@ def dying_after(object_store: Any, size_bytes: int) -> Iterator[Proxy]:
         assert proxy.left <= 0, "it has not died"
     finally:
         proxy.close()
-        object_store.start()
+        with proxy.lock:  # held while the server is being stopped: a successor would fight with it for the ports
+            object_store.start()
 
 
 def once_it_has_recovered(command: Callable[[], Any]) -> Any:
