@@ -1,59 +1,79 @@
-"""Loops that numba compiles: how, and where the machine code is kept for later processes. Importing this imports numba (0.3 s)."""
+"""Loops that numba compiles: how, and where the machine code is kept for later processes. numba is imported where something has to be compiled,
+or is called from Python."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numba
 from llvmlite import binding
 
+from . import object_file
 from .runtime import importing
 
-_settings: Any = numba.config
-CHECKED = bool(_settings.BOUNDSCHECK)
-"""Whether every access is checked (NUMBA_BOUNDSCHECK=1): slow, for tests."""
+_SETTINGS = ("NUMBA_BOUNDSCHECK", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
+"""Environment variables of numba's that change what it makes."""
 _log = logging.getLogger(__name__)
 
 
 class MachineCode:
     """The compiled functions of ``sources``, kept together in a folder of their own: one for each content of these files, version of the compiler
-    and processor, as numba itself looks at the one file that a function stands in. It writes by renaming.
+    and processor, as numba itself looks at the one file that a function stands in. It is written by renaming.
 
     ``what``: they are, for the message of ``once``; ``takes``: compiling them, likewise.
     """
 
     def __init__(self, name: str, sources: Iterable[Path], *, what: str, takes: str) -> None:
         self._what, self._takes = what, takes
-        processor = f"{_settings.CPU_NAME or binding.get_host_cpu_name()} {_settings.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
-        content = hashlib.sha256(f"{numba.__version__} {CHECKED} {processor}".encode())
-        for file in sorted([Path(__file__), *sources]):
+        settings = [os.environ.get(setting) for setting in _SETTINGS]
+        processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+        content = hashlib.sha256(f"{metadata.version('numba')} {settings} {processor}".encode())
+        for file in sorted([Path(__file__), Path(object_file.__file__), *sources]):
             content.update(file.read_bytes())
         home = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
-        self.folder = Path(_settings.CACHE_DIR or Path(home) / "scanvit" / "compiled") / f"{name}-{content.hexdigest()[:16]}"
+        self.folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(home) / "scanvit" / "compiled") / f"{name}-{content.hexdigest()[:16]}"
 
     def compiled(self, function: Callable[..., Any]) -> Any:
         """Compiled at the first call and kept; where the folder cannot be written, compiled in each process. Releases the interpreter lock."""
-        return self._kept(numba.njit, function, nogil=True)
+        import numba
 
-    def called_from_c(self, signature: Any) -> Callable[[Callable[..., Any]], Any]:
-        """A function that C may call, by its ``address``; compiled or loaded at once."""
-        return lambda function: self._kept(numba.cfunc, function, signature)
-
-    def _kept(self, compiler: Any, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        before, _settings.CACHE_DIR = _settings.CACHE_DIR, str(self.folder)
+        settings: Any = numba.config
+        before, settings.CACHE_DIR = settings.CACHE_DIR, str(self.folder)
         try:
             with importing():  # numba's own modules, at the first function
-                return compiler(*args, cache=True, **options)(function)
+                return numba.njit(nogil=True, cache=True)(function)
         except (OSError, RuntimeError):
-            return compiler(*args, **options)(function)
+            return numba.njit(nogil=True)(function)
         finally:
-            _settings.CACHE_DIR = before
+            settings.CACHE_DIR = before
+
+    def addresses(self, names: Iterable[str], make: Callable[[], Mapping[str, Any]], *, calls: Mapping[str, int]) -> dict[str, int]:
+        """Of C functions, each ``void (int64_t *)``. ``make`` compiles them, by ``numba.cfunc``, where the folder does not hold them yet; once it
+        does, they are loaded without numba, which would take 0.7 s. ``calls``: the functions that they call in turn, with their addresses.
+
+        Such a function may take no memory and raise nothing: ``object_file.link`` refuses one that could.
+        """
+        file = self.folder / "functions.o"
+
+        def made() -> bytes:
+            with importing():
+                return object_file.link(make(), calls=calls)
+
+        self.once(lambda: _keep(file, made()))
+        with contextlib.suppress(OSError):
+            if (kept := _whole(file.read_bytes())) is not None:
+                return object_file.load(kept, names, calls=calls)
+        code = made()
+        with contextlib.suppress(OSError):  # damaged, or the folder cannot be written
+            _keep(file, code)
+        return object_file.load(code, names, calls=calls)
 
     def once(self, compile_all: Callable[[], object]) -> None:
         """Call ``compile_all`` unless a process has done so before; of several that start together, one does, and the others wait for it."""
@@ -70,3 +90,15 @@ class MachineCode:
                     ready.touch()
         except OSError as cause:
             _log.warning("The %s is compiled anew by every process, as %s cannot be written: %s.", self._what, self.folder, cause.strerror or cause)
+
+
+def _keep(file: Path, code: bytes) -> None:
+    new = file.with_name(f"{file.name}.{os.getpid()}")
+    new.write_bytes(hashlib.sha256(code).digest() + code)
+    new.replace(file)
+
+
+def _whole(data: bytes) -> bytes | None:
+    """The code, or None of a file that is not as it was written: LLVM would end the process."""
+    digest, code = data[:32], data[32:]
+    return code if hashlib.sha256(code).digest() == digest else None

@@ -113,7 +113,8 @@ _MALLOC = {-1: -1, -2: 64 << 20, -3: 1 << 30}
 
 def available_devices(accelerator: str) -> tuple[str, int]:
     """("gpu", count) or ("cpu", 1) for an accelerator setting of auto, cpu or gpu. Raises ConfigError where a GPU is asked for and none is found."""
-    import torch
+    with importing():
+        import torch
 
     if accelerator != "cpu" and torch.cuda.is_available():  # true for ROCm as well
         return "gpu", torch.cuda.device_count()

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.lib import format as npy
 
 from ..core.contract import PixelContract
@@ -114,11 +113,11 @@ class Pack:
 
     def class_codes(self, column: pa.Array) -> np.ndarray:
         """int64: class names as indices into ``class_names``. Raises PackCorruptError for an unknown one."""
-        codes = pc.index_in(column, value_set=pa.array(self.class_names, pa.string()))
-        if codes.null_count:
-            unknown = column.filter(pc.is_null(codes))[0].as_py()
-            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {unknown!r}.", hint=_CORRUPT_HINT)
-        found: np.ndarray = codes.to_numpy().astype(np.int64)
+        encoded = column.dictionary_encode()
+        names, code_of = encoded.dictionary.to_pylist(), {name: code for code, name in enumerate(self.class_names)}
+        if unknown := [name for name in names if name not in code_of]:
+            raise PackCorruptError(f"{self.path / MANIFEST} holds a class that dataset.json does not: {unknown[0]!r}.", hint=_CORRUPT_HINT)
+        found: np.ndarray = np.array([code_of[name] for name in names], np.int64)[np.from_dlpack(encoded.indices)]
         return found
 
     def start(self, split: str) -> int:

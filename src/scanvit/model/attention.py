@@ -103,7 +103,7 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, scale: float, keeps: bool) -> tuple[
 
 @torch.library.custom_op("scanvit::tiled_attention_backward", mutates_args=(), device_types="cpu")
 def _tiled_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    from .cpu_softmax import softmax_gradient_  # imports numba
+    from .cpu_softmax import softmax_gradient_
 
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     scores = _tile_of_scores(q, k)
@@ -140,7 +140,7 @@ def _tiles(groups: int, size: int) -> list[slice]:
 
 def _probs(q: Tensor, k: Tensor, scale: float, *, out: Tensor) -> Tensor:
     """Of one tile, written over ``out``."""
-    from .cpu_softmax import softmax_  # imports numba
+    from .cpu_softmax import softmax_
 
     scores = out[: len(q)]
     torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores)

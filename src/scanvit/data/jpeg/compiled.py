@@ -11,10 +11,12 @@ from llvmlite import ir
 from numba import extending
 from numba.np import arrayobj
 
-from ...core.machine_code import CHECKED, MachineCode
+from ...core.machine_code import MachineCode
 
 PAD_BYTES = 1024
 """Zeros that must follow a bit stream. No block of JPEG takes more: 64 symbols of at most 31 bits."""
+CHECKED = bool(numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
+"""Whether every access is checked (NUMBA_BOUNDSCHECK=1): slow, for tests."""
 U = np.uint64
 intrinsic: Any = extending.intrinsic
 

@@ -14,8 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba.np import arrayobj
 
-from ...core.machine_code import CHECKED
-from .compiled import U, inlined, intrinsic, peek
+from .compiled import CHECKED, U, inlined, intrinsic, peek
 from .tables import SHORT, SHORT_BITS
 
 LANES = 8
