@@ -162,8 +162,11 @@ def down(folder: Path, native: bool, engine: str | None, volumes: bool) -> None:
     """Stop all services. Their data stays, unless --volumes."""
     from ..platform.control import down as stop
 
-    stop(folder, volumes=volumes, engine=_engine(native, engine))
-    click.echo("Stopped; all data is deleted." if volumes else "Stopped. The data stays for the next: scanvit platform up")
+    had_data = stop(folder, volumes=volumes, engine=_engine(native, engine))
+    if volumes and not had_data:
+        click.echo(f"There was nothing to delete: {folder} has no data of a platform.")
+    else:
+        click.echo("Stopped; all data is deleted." if volumes else "Stopped. The data stays for the next: scanvit platform up")
 
 
 @platform.command()

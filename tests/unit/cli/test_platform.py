@@ -42,6 +42,17 @@ def test_before_up_the_others_name_it(capsys: pytest.CaptureFixture[str]) -> Non
     assert "scanvit platform up" in capsys.readouterr().err
 
 
+def test_no_data_is_said_to_be_deleted_where_there_was_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["platform", "init"])
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["platform", "down", "--volumes"]) == 0
+        assert capsys.readouterr().out == f"There was nothing to delete: {folder} has no data of a platform.\n"
+        (folder / "data" / "postgres").mkdir(parents=True)
+        assert main(["platform", "down", "--volumes", "--native"]) == 0
+        assert "all data is deleted" in capsys.readouterr().out
+
+
 def test_one_engine_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     main(["platform", "init"])
     assert main(["platform", "up", "--native", "--engine", "docker"]) == 2
