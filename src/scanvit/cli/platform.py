@@ -65,8 +65,9 @@ def platform() -> None:
 def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
     """Write the settings of a platform, with random secrets, into DIR.
 
-    DIR is by default .scanvit-platform. What is there already stays: a complete one is left alone, a half-finished one is completed. To use an
-    S3 object store that you have, set STORE_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment.
+    DIR is by default .scanvit-platform. What is there already stays: a complete one is left alone, a half-finished one is completed. DATA_PATH in
+    the environment is the folder of your images. To use an S3 object store that you have, set STORE_ENDPOINT_URL, AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY there.
     """
     from ..platform.settings import init as make
     from ..platform.variables import VARIABLES
@@ -78,6 +79,9 @@ def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
         click.echo(f"{folder}/.env has the ports and secrets (mode 600, ignored by git).")
     else:
         click.echo(f"{folder}/.env was half-finished, or of an older scanvit: {', '.join(added)} added, the rest kept.")
+    if (images := os.environ.get("DATA_PATH") or settings["DATA_PATH"]) != settings["DATA_PATH"]:
+        change = f"change it in {folder}/.env, then: scanvit platform up{_dir_words(folder)}"
+        click.echo(printable(f"DATA_PATH stays {settings['DATA_PATH']}, not {images} as in the environment; to have that, {change}"), err=True)
     _warn_of_bind(settings)
     click.echo(f"\nNext: scanvit platform up{_dir_words(folder)}          (containers; --native: without)")
 
