@@ -111,7 +111,8 @@ def require_healthy(settings: Settings, services: Sequence[Service], names: Sequ
 def down(folder: Path, *, volumes: bool, engine: str | None) -> bool:
     """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs. False where there was no data either.
 
-    ``volumes``: with the data of the engine that runs or has run last. Raises PlatformStateError where that is not known.
+    ``volumes``: with the data of the engine that runs or has run last. Raises PlatformStateError where that is not known, and for another
+    ``engine``.
     """
     settings = load(folder)
     with exclusive(folder):
@@ -124,6 +125,9 @@ def down(folder: Path, *, volumes: bool, engine: str | None) -> bool:
                 f"Nothing says what {folder} was run by. No data was deleted.",
                 hint=f"Name it: scanvit platform down --dir {folder} --volumes --native, or --engine docker or podman in place of --native",
             )
+        if volumes and state and engine not in (None, state.engine):
+            hint = f"Leave the engine out: scanvit platform down --dir {folder} --volumes"
+            raise PlatformStateError(f"{folder} has the data of {state.engine}, not of {engine}. No data was deleted.", hint=hint)
         if state and not state.profiles and state.engine != "native" and not volumes:
             return True  # down already: its engine need not be here any more
         driver = engine_for(state, engine or (None if state else "native"))

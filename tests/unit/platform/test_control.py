@@ -75,6 +75,15 @@ def test_containers_are_asked_for_all_the_same_where_their_engine_is_named(folde
     assert fake.asked == [True]
 
 
+@pytest.mark.parametrize("profiles", [(), ("mlflow",)], ids=["down", "up"])
+def test_the_data_of_another_engine_is_not_said_to_be_deleted(folder: Path, profiles: tuple[str, ...]) -> None:
+    write_state(folder, State(engine="docker", profiles=profiles))
+    with pytest.raises(PlatformStateError, match="the data of docker, not of native") as caught:
+        control.down(folder, volumes=True, engine="native")
+    assert f"scanvit platform down --dir {folder} --volumes" in (caught.value.hint or "")
+    assert read_state(folder) == State(engine="docker", profiles=profiles), "not forgotten"
+
+
 def test_a_second_down_needs_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     write_state(folder, State(engine="docker", profiles=()))
