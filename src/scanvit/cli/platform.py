@@ -79,9 +79,7 @@ def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
         click.echo(f"{folder}/.env has the ports and secrets (mode 600, ignored by git).")
     else:
         click.echo(f"{folder}/.env was half-finished, or of an older scanvit: {', '.join(added)} added, the rest kept.")
-    if (images := os.environ.get("DATA_PATH") or settings["DATA_PATH"]) != settings["DATA_PATH"]:
-        change = f"change it in {folder}/.env, then: scanvit platform up{_dir_words(folder)}"
-        click.echo(printable(f"DATA_PATH stays {settings['DATA_PATH']}, not {images} as in the environment; to have that, {change}"), err=True)
+    _tell_what_stays(settings)
     _warn_of_bind(settings)
     click.echo(f"\nNext: scanvit platform up{_dir_words(folder)}          (containers; --native: without)")
 
@@ -224,6 +222,17 @@ def _services(folder: Path) -> list[Service]:
     from ..platform.control import running
 
     return running(folder)[2]
+
+
+def _tell_what_stays(settings: Settings) -> None:
+    """Of what ``init`` takes from the environment for a new platform alone."""
+    from ..storage.mlflow_client import without_credentials
+
+    for name in ("DATA_PATH", "STORE_ENDPOINT_URL"):
+        has, wanted = settings[name], os.environ.get(name)
+        if wanted and wanted != has:
+            change = f"change it in {settings.folder}/.env, then: scanvit platform up{_dir_words(settings.folder)}"
+            click.echo(printable(f"{name} stays {has or 'empty'}, not {without_credentials(wanted)} as in the environment; to have that, {change}"), err=True)
 
 
 def _warn_of_bind(settings: Settings) -> None:

@@ -25,7 +25,9 @@ def test_init_says_where_the_secrets_are_and_what_comes_next_but_no_secret(folde
     assert "nothing was changed" in capsys.readouterr().out
 
 
-def test_other_images_than_the_platform_has_are_not_passed_over(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_images_or_another_store_than_the_platform_has_are_not_passed_over(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATA_PATH", "/srv/xrays")
     assert main(["platform", "init"]) == 0
     assert main(["platform", "init"]) == 0
@@ -35,6 +37,10 @@ def test_other_images_than_the_platform_has_are_not_passed_over(folder: Path, ca
     said = capsys.readouterr().err
     assert "DATA_PATH stays /srv/xrays, not /srv/others as in the environment" in said
     assert f"change it in {folder}/.env, then: scanvit platform up --dir {folder}" in said
+    monkeypatch.setenv("DATA_PATH", "/srv/xrays")
+    monkeypatch.setenv("STORE_ENDPOINT_URL", "https://me:" + "secret@s3.example.org")
+    assert main(["platform", "init"]) == 0
+    assert "STORE_ENDPOINT_URL stays empty, not https://s3.example.org as in the environment" in capsys.readouterr().err
 
 
 def test_another_address_than_loopback_is_warned_of_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
