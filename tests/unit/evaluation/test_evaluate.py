@@ -178,6 +178,15 @@ def test_a_run_of_bare_weights_can_be_reported(make_run: Callable) -> None:
     assert "kept no learning curves" in " ".join(page(run.run_dir).words)
 
 
+def test_a_checkpoint_without_its_run_is_judged_and_shown(make_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, alone = make_run(), tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(run.run_dir / "checkpoint.pth", alone)
+    assert main(["evaluate", str(alone), "--pack", str(run.pack), "--draws", "20"]) == 0, capsys.readouterr().err
+    assert "accuracy" in capsys.readouterr().out
+    assert not (alone / "events.jsonl").exists(), "there is nothing to go on with"
+
+
 def test_another_pack_is_refused_and_nothing_written(make_run: Callable) -> None:
     run, other = make_run("first"), make_run("second", pack_seed=1)
     before = sorted(run.run_dir.iterdir())
