@@ -180,17 +180,19 @@ def _track(scores: Scores, run: Path) -> None:
     """Hand figures and files to the run's tracking; a server that is away gets them from ``scanvit track sync``."""
     from ..evaluation.evaluate import report_path
     from ..evaluation.report.cards import CARDS
-    from ..training.run_folder import load_run
+    from ..training.run_folder import SETTINGS, load_tracking
     from ..training.shipping import ship_now
     from ..training.tracking import record_scores
 
+    if not (run / SETTINGS).is_file():  # a checkpoint alone, from elsewhere
+        return
     ends = (("", "value"), ("_low", "low"), ("_high", "high"))
     values = {f"{scores.split}_{name}{end}": getattr(estimate, key) for name, estimate in scores.overall.items() for end, key in ends}
     for class_name, of_class in scores.per_class.items():
         values |= {f"{scores.split}_{metric}/{class_name}": estimate.value for metric, estimate in of_class.figures.items()}
     files = (f"predictions-{scores.split}.parquet", f"scores-{scores.split}.json", report_path(run, scores.split).name, *CARDS)
     record_scores(run, values, step=scores.checkpoint["step"], epoch=scores.checkpoint["epoch"], files=files)
-    if not ship_now(run, load_run(run).tracking):
+    if not ship_now(run, load_tracking(run)):
         click.echo(f"The tracking server did not get the scores; send them later: scanvit track sync {run}", err=True)
 
 

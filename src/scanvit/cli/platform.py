@@ -65,8 +65,9 @@ def platform() -> None:
 def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
     """Write the settings of a platform, with random secrets, into DIR.
 
-    DIR is by default .scanvit-platform. What is there already stays: a complete one is left alone, a half-finished one is completed. To use an
-    S3 object store that you have, set STORE_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment.
+    DIR is by default .scanvit-platform. What is there already stays: a complete one is left alone, a half-finished one is completed. DATA_PATH in
+    the environment is the folder of your images. To use an S3 object store that you have, set STORE_ENDPOINT_URL, AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY there.
     """
     from ..platform.settings import init as make
     from ..platform.variables import VARIABLES
@@ -78,6 +79,7 @@ def init(folder: Path, bind: str | None, accelerator: str | None) -> None:
         click.echo(f"{folder}/.env has the ports and secrets (mode 600, ignored by git).")
     else:
         click.echo(f"{folder}/.env was half-finished, or of an older scanvit: {', '.join(added)} added, the rest kept.")
+    _tell_what_stays(settings)
     _warn_of_bind(settings)
     click.echo(f"\nNext: scanvit platform up{_dir_words(folder)}          (containers; --native: without)")
 
@@ -162,8 +164,11 @@ def down(folder: Path, native: bool, engine: str | None, volumes: bool) -> None:
     """Stop all services. Their data stays, unless --volumes."""
     from ..platform.control import down as stop
 
-    stop(folder, volumes=volumes, engine=_engine(native, engine))
-    click.echo("Stopped; all data is deleted." if volumes else "Stopped. The data stays for the next: scanvit platform up")
+    had_data = stop(folder, volumes=volumes, engine=_engine(native, engine))
+    if volumes and not had_data:
+        click.echo(f"There was nothing to delete: {folder} has no data of a platform.")
+    else:
+        click.echo("Stopped; all data is deleted." if volumes else "Stopped. The data stays for the next: scanvit platform up")
 
 
 @platform.command()
@@ -217,6 +222,17 @@ def _services(folder: Path) -> list[Service]:
     from ..platform.control import running
 
     return running(folder)[2]
+
+
+def _tell_what_stays(settings: Settings) -> None:
+    """Of what ``init`` takes from the environment for a new platform alone."""
+    from ..storage.mlflow_client import without_credentials
+
+    for name in ("DATA_PATH", "STORE_ENDPOINT_URL"):
+        has, wanted = settings[name], os.environ.get(name)
+        if wanted and wanted != has:
+            change = f"change it in {settings.folder}/.env, then: scanvit platform up{_dir_words(settings.folder)}"
+            click.echo(printable(f"{name} stays {has or 'empty'}, not {without_credentials(wanted)} as in the environment; to have that, {change}"), err=True)
 
 
 def _warn_of_bind(settings: Settings) -> None:

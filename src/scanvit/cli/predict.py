@@ -50,8 +50,7 @@ _MOST_REPORTED = 20
 @click.option("--threads", type=click.IntRange(1), help="Threads of the network.  [default: what the engine chooses]")
 def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
     from ..core.runtime import usable_cores
-    from ..evaluation.calibrate import is_current
-    from ..evaluation.engines import open_engine
+    from ..evaluation.engines import note_on_calibration, open_engine
     from ..evaluation.predict import predict_files
 
     from_list, null, first_reading = options["from_list"], options["null"], options["first_reading"]
@@ -64,8 +63,8 @@ def predict(run: Path, paths: tuple[str, ...], **options: Any) -> None:
     if from_list == "-" and "-" in paths:
         raise click.UsageError("Standard input is an image or a list, not both.")
     engine = open_engine(run, threads=options["threads"], callers=options["threads"] or usable_cores())
-    if engine.calibration and not is_current(engine.record.get("calibration") or {}):
-        click.echo("What was fitted on val is of an earlier version of scanvit: evaluate the run, or export it again, to have it fitted anew.", err=True)
+    if note := note_on_calibration(engine):
+        click.echo(note, err=True)
     workers = usable_cores() if options["workers"] is None else options["workers"]
     sources = _sources(paths, from_list, null=null, first_reading=first_reading)
     tally = _Tally()

@@ -32,7 +32,7 @@ server with TLS in front.
 def serve(run: Path, host: str, port: int, allowed_host: tuple[str, ...], max_mb: int, timeout_s: float, threads: int | None) -> None:
     import os
 
-    from ..evaluation.engines import open_engine
+    from ..evaluation.engines import note_on_calibration, open_engine
     from ..serving.server import Settings, bind, is_loopback
     from ..serving.server import serve as run_server
 
@@ -40,6 +40,8 @@ def serve(run: Path, host: str, port: int, allowed_host: tuple[str, ...], max_mb
     settings = Settings(token=token, allowed_hosts=allowed_host, most_bytes=max_mb * 10**6, timeout_s=timeout_s)
     with bind(host, port) as listening:
         engine = open_engine(run, threads=threads)
+        if note := note_on_calibration(engine):
+            click.echo(note, err=True)
         name = f"[{host}]" if ":" in host else host
         click.echo(f"{engine.name} on http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
         if not is_loopback(host):

@@ -30,25 +30,32 @@ def sync(runs: tuple[Path, ...], uri: str | None) -> None:
       scanvit track sync runs
       scanvit track sync runs/mine --uri http://tracking.example.org:5000
     """
-    from ..core.errors import ConfigError, ScanvitError, TrackingError
+    from ..core.errors import ScanvitError
     from ..storage.mlflow_client import describe_place
+    from ..training.run_folder import load_tracking
     from ..training.tracking import sync as send
     from . import printable
 
-    first: ScanvitError | None = None
-    for run_dir, is_one_of_many in _find(runs):
+    found, errors = list(_find(runs)), list[ScanvitError]()
+    for run_dir, is_in_folder in found:
+        is_one_of_many = is_in_folder or len(found) > 1
         try:
+            if is_one_of_many and not load_tracking(run_dir).mlflow:
+                click.echo(printable(f"{run_dir} was run with tracking.mlflow=false."), err=True)
+                continue
             shipper = send(run_dir, uri=uri)
-            click.echo(printable(f"{run_dir} is in {describe_place(shipper.uri)} as run {shipper.run_id}."))
-            for refusal in shipper.state.refused:
-                click.echo(printable(f"  refused there: {refusal}"), err=True)
-        except (ConfigError, TrackingError) as error:
+        except ScanvitError as error:
             if not is_one_of_many:
                 raise
             click.echo(printable(f"{run_dir}: {error.message}"), err=True)
-            first = first or (error if isinstance(error, TrackingError) else None)
-    if first:
-        raise TrackingError("Not all runs were sent.", hint="Nothing is lost. Once the server is back, give the same command again.")
+            errors.append(error)
+            continue
+        click.echo(printable(f"{run_dir} is in {describe_place(shipper.uri)} as run {shipper.run_id}."))
+        for refusal in shipper.state.refused:
+            click.echo(printable(f"  refused there: {refusal}"), err=True)
+    if errors:
+        hint = "Nothing is lost. Once what is told above is mended, give the same command again."
+        raise type(errors[0])(f"{len(errors)} of {len(found)} runs were not sent.", hint=hint)
 
 
 @track.command()

@@ -47,14 +47,13 @@ def train(
     marks = {"start": time.time()}
     settings = without_own_storage(settings, run_dir)
     _refuse_change(run_dir, settings)
-    experiment = settings.settle(experiment)
     opened = obtain(pack, cache_folder())
     pack = replace(pack, fingerprint=opened.fingerprint)
-    experiment = bind(experiment, opened)
-    refuse_idle_processes(opened, settings.num_workers)
+    asked, settings = settings, _without_idle_workers(settings, opened)
+    experiment = bind(settings.settle(experiment), opened)
     with locked(run_dir):
         open_run(run_dir, experiment)
-        name, storage = _place(run_dir, replace(settings, pack=str(pack)))
+        name, storage = _place(run_dir, replace(asked, pack=str(pack)))
         finished = None
         with contextlib.suppress(OSError):  # storage that cannot be used is told of below, with all that is known
             finished = bundle.read_manifest(storage.below("run"))
@@ -121,6 +120,16 @@ def _refuse_change(run_dir: Path, settings: ClusterSettings) -> None:
                 f"{run_dir} holds a run with {key.replace('_', ' ')} {getattr(known, key)}, not {getattr(settings, key)}.",
                 hint=f"Choose another --run-dir, or continue that run unchanged: scanvit ray train --resume {run_dir}",
             )
+
+
+def _without_idle_workers(settings: ClusterSettings, pack: Pack) -> ClusterSettings:
+    """With no more workers than images, where it may have fewer. Raises ConfigError where even the least number is too many."""
+    refuse_idle_processes(pack, settings.needed_workers)
+    images, split = min(((pack.size(split), split) for split in ("train", "val") if pack.size(split)), default=(settings.num_workers, ""))
+    if images >= settings.num_workers:
+        return settings
+    say(f"{pack.path} has {images} images in {split}: at most so many workers train, not {settings.num_workers}.")
+    return replace(settings, num_workers=images)
 
 
 def _place(run_dir: Path, settings: ClusterSettings) -> tuple[str, Storage]:

@@ -70,6 +70,12 @@ def inference_of(record: Mapping[str, Any]) -> InferenceConfig:
         raise ConfigError("The settings of inference are damaged.", hint=str(error.errors()[0]["msg"])) from None
 
 
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """{"section.key": value} as a run's experiment.yaml holds them, where settings of other versions and beyond today's bounds are as good as any.
+    What it does not know has today's default. Raises ConfigError."""
+    return flatten(experiment_to_dict(Experiment())) | flatten(parse_yaml(read_text(path, error=ConfigError), where=str(path)))
+
+
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     """Plain data only (safe for YAML, JSON and ``torch.load(weights_only=True)``)."""
     return _ADAPTER.dump_python(experiment, mode="json")

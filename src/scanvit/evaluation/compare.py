@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, RunError
 from ..core.events import metric_history
-from ..core.loading import experiment_to_dict, flatten, load_experiment
+from ..core.loading import recorded_settings
 from ..pages import figures
 from ..storage.atomic import write_text
 from .common_images import CommonImages, find_common_images, load_tables, score_common_images
@@ -118,7 +118,7 @@ def _group_names(runs: Sequence[ComparedRun], group: str) -> list[str]:
 
 
 def _read_run(path: Path, label: str, scores: Scores, axis: figures.Axis) -> ComparedRun:
-    settings = flatten(experiment_to_dict(load_experiment(str(path / "experiment.yaml")))) if (path / "experiment.yaml").is_file() else {}
+    settings = recorded_settings(path / "experiment.yaml") if (path / "experiment.yaml").is_file() else {}
     accuracy = scores.overall["accuracy"]
     strip = axis.strip(accuracy.value, accuracy.low, accuracy.high)
     return ComparedRun(label=label, scores=scores, settings=settings, history=metric_history(path), strip=strip)
@@ -163,7 +163,7 @@ def _group_warnings(runs: Sequence[ComparedRun], grouped: str) -> list[str]:
         members = [run for run, other in zip(runs, names, strict=True) if other == name]
         if others := [key for key in _differences(members) if key != "seed"]:
             warnings.append(f"The runs of {name} differ in more than their seed: {', '.join(others[:5])}.")
-        seeds = [run.settings.get("seed") for run in members if run.settings]
+        seeds = [str(run.settings.get("seed")) for run in members if run.settings]
         if len(set(seeds)) < len(seeds):
             warnings.append(f"Two runs of {name} have the same seed: they are no independent repetitions.")
     return warnings

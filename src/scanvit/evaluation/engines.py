@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import CheckpointError
+from .calibrate import is_current
 from .engine import Engine
 
 
@@ -35,3 +36,10 @@ def open_engine(run_or_file: Path | str, *, threads: int | None = None, callers:
     if threads:
         torch.set_num_threads(threads)
     return TorchEngine(load_model(run_or_file))
+
+
+def note_on_calibration(engine: Engine) -> str | None:
+    """What its user has to be told where what was fitted on val is outdated."""
+    if engine.calibration is None or is_current(engine.record["calibration"]):
+        return None
+    return "What was fitted on val is of an earlier version of scanvit: evaluate the run, or export it again, to have it fitted anew."

@@ -108,22 +108,29 @@ def require_healthy(settings: Settings, services: Sequence[Service], names: Sequ
             raise UnhealthyError(f"{health.service} is not healthy: {health.detail}.", hint=health.hint or "scanvit platform up starts what is down.")
 
 
-def down(folder: Path, *, volumes: bool, engine: str | None) -> None:
-    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs.
+def down(folder: Path, *, volumes: bool, engine: str | None) -> bool:
+    """Stop everything, also what a killed supervisor has left. Nothing happens where nothing runs. False where there was no data either.
 
-    ``volumes``: with the data of the engine that runs or has run last. Raises PlatformStateError where that is not known.
+    ``volumes``: with the data of the engine that runs or has run last. Raises PlatformStateError where that is not known, and for another
+    ``engine``.
     """
     settings = load(folder)
     with exclusive(folder):
         state = read_state(folder)
+        has_data = state is not None or any((folder / name).exists() for name in ("data", RUNTIME_FILE))
         if volumes and state is None and engine is None:
-            if not any((folder / name).exists() for name in ("data", RUNTIME_FILE)):
-                return  # never up, or deleted before
+            if not has_data:
+                return False  # never up, or deleted before
             raise PlatformStateError(
                 f"Nothing says what {folder} was run by. No data was deleted.",
                 hint=f"Name it: scanvit platform down --dir {folder} --volumes --native, or --engine docker or podman in place of --native",
             )
+        if volumes and state and engine not in (None, state.engine):
+            hint = f"Leave the engine out: scanvit platform down --dir {folder} --volumes"
+            raise PlatformStateError(f"{folder} has the data of {state.engine}, not of {engine}. No data was deleted.", hint=hint)
         if state and not state.profiles and state.engine != "native" and not volumes:
-            return  # down already: its engine need not be here any more
-        engine_for(state, engine or (None if state else "native")).stop(settings, volumes=volumes)
+            return True  # down already: its engine need not be here any more
+        driver = engine_for(state, engine or (None if state else "native"))
+        driver.stop(settings, volumes=volumes)
         write_state(folder, replace(state, profiles=(), paused=()) if state and not volumes else None)
+        return has_data or driver.name != "native"  # the volumes of containers lie elsewhere

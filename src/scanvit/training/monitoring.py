@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.errors import ScanvitError
 from ..core.events import FILE_NAME, parse_event
-from .run_folder import SETTINGS, is_being_trained, load_run
+from .run_folder import SETTINGS, is_being_trained, load_tracking
 from .tracking_state import TrackingState, unsent
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def read_status(run_dir: Path) -> RunStatus:
     if phase == "running" and not is_being_trained(run_dir):
         phase = "killed"
     state = TrackingState.load(run_dir)
-    rest = unsent(run_dir, state) if load_run(run_dir).tracking.mlflow else b""
+    rest = unsent(run_dir, state) if load_tracking(run_dir).mlflow else b""
     oldest = next(filter(None, map(parse_event, rest.splitlines())), None)
     behind_s = max(0.0, time.time() - float(oldest["time"])) if oldest else 0.0
     return RunStatus(run_dir=run_dir, phase=phase, latest=latest, tracking=state, behind_bytes=len(rest), behind_s=behind_s)

@@ -20,7 +20,7 @@ from ..model.registered import FILE_NAME as CHECKPOINT
 from ..storage.checksum import sha256_file
 from ..storage.mlflow_client import connect, describe_place, error_code, explain, patience
 from .description import audit_verdict
-from .run_folder import load_run
+from .run_folder import load_tracking
 from .shipper import Shipper
 from .tracking import sync
 
@@ -55,7 +55,7 @@ def register(run_dir: Path, *, alias: str = "champion", name: str | None = None,
     Raises AuditError for a run on data whose audit failed unacknowledged or was never made, RegistryError for one that is worse than the
     alias's present version beyond the interval, RunMissingError for one without scores, RunError for scores of other weights, TrackingError.
     """
-    name = name or load_run(run_dir).tracking.experiment_name
+    name = name or load_tracking(run_dir).experiment_name
     for kind, value in (("model name", name), ("alias", alias)):
         if not _NAME.fullmatch(value) or (kind == "alias" and re.fullmatch(r"v\d+|latest", value)):
             raise RegistryError(f"{value!r} cannot be a {kind}.", hint="Use letters, digits, spaces, dots, dashes and underscores.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.config import Experiment, TrackingConfig
 from ..core.errors import ConfigError, PackMismatchError, RunError, RunExistsError, RunMissingError
 from ..core.events import read_events
-from ..core.loading import experiment_to_dict, experiment_to_yaml, flatten, load_experiment
+from ..core.loading import experiment_from_dict, experiment_to_dict, experiment_to_yaml, flatten, load_experiment, parse_yaml, read_text
 from ..data.pack import Pack
 from ..storage.atomic import remove_leftovers, storage_errors, write_text
 from ..storage.workplace import is_at
@@ -78,10 +78,21 @@ def note_settings(run_dir: Path, experiment: Experiment) -> None:
 
 
 def load_run(run_dir: Path) -> Experiment:
-    """The resolved experiment of a run. Raises RunMissingError."""
+    """The resolved experiment of a run. Raises RunMissingError, ConfigError."""
+    return load_experiment(str(_settings_file(run_dir)))
+
+
+def load_tracking(run_dir: Path) -> TrackingConfig:
+    """How a run is tracked. Its other settings may be of another version, or beyond today's bounds. Raises RunMissingError, ConfigError."""
+    path = _settings_file(run_dir)
+    values = parse_yaml(read_text(path, error=ConfigError), where=str(path))
+    return experiment_from_dict({"tracking": values.get("tracking", {})}, where=str(path)).tracking
+
+
+def _settings_file(run_dir: Path) -> Path:
     if not (run_dir / SETTINGS).is_file():
         raise RunMissingError(f"{run_dir} is no run: it has no {SETTINGS}.", hint="Give the folder that scanvit train made.")
-    return load_experiment(str(run_dir / SETTINGS))
+    return run_dir / SETTINGS
 
 
 def is_finished(run_dir: Path) -> bool:

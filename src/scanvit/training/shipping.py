@@ -18,9 +18,8 @@ from pathlib import Path
 
 from ..core.config import TrackingConfig
 from ..core.errors import ScanvitError
-from ..core.loading import load_experiment
 from ..storage.mlflow_client import explain, make_local_store
-from .run_folder import SETTINGS, is_being_trained
+from .run_folder import SETTINGS, is_being_trained, load_tracking
 from .shipper import Shipper
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def main(run_dir: Path, *, once: bool = False) -> int:
         signal.signal(signum, signal.SIG_IGN)
     if not (run_dir / SETTINGS).is_file():
         return 1
-    settings = load_experiment(str(run_dir / SETTINGS)).tracking
+    settings = load_tracking(run_dir)
     shipper = Shipper(run_dir, settings)
     training_is_gone = threading.Event()
     threading.Thread(target=_watch, args=(training_is_gone,), daemon=True).start()

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, RunMissingError, ScanvitError, TrackingError
 from ..core.events import FILE_NAME, EventLog
-from ..core.loading import load_experiment
 from ..storage.mlflow_client import error_code, explain
-from .run_folder import is_being_trained
+from .run_folder import is_being_trained, load_tracking
 from .shipper import Shipper
 
 _TRIES = 3
@@ -28,10 +27,10 @@ def sync(run_dir: Path, *, uri: str | None = None) -> Shipper:
     """Send everything of a run that the tracking server has not got yet. Raises RunMissingError or TrackingError."""
     if not (run_dir / FILE_NAME).is_file():
         raise RunMissingError(f"{run_dir} is no run: it has no {FILE_NAME}.", hint="Give the folder that scanvit train made.")
-    experiment = load_experiment(str(run_dir / "experiment.yaml"))
-    if not experiment.tracking.mlflow:
+    settings = load_tracking(run_dir)
+    if not settings.mlflow:
         raise ConfigError(f"{run_dir} was run with tracking.mlflow=false.", hint="Train with tracking.mlflow=true to track a run.")
-    shipper = Shipper(run_dir, experiment.tracking, uri=uri)
+    shipper = Shipper(run_dir, settings, uri=uri)
     for tries_left in reversed(range(_TRIES)):
         try:
             shipper.ship(alive=is_being_trained(run_dir))

@@ -19,6 +19,7 @@ from scanvit.core.errors import ConfigError, PackMissingError, RunExistsError, S
 from scanvit.core.loading import load_experiment
 from scanvit.data.pack import Pack
 from scanvit.storage.atomic import write_json
+from scanvit.training.run_folder import load_run
 
 
 @pytest.fixture
@@ -71,6 +72,22 @@ def test_more_workers_than_images_are_refused_before_a_cluster_is_made(run_dir: 
         train.train(load_experiment("tiny"), PackSource(path=str(small_pack)), run_dir, ClusterSettings(num_workers=60))
     assert "--num-workers" in str(caught.value.hint)
     assert not list(run_dir.iterdir())
+
+
+def test_a_run_that_may_have_fewer_workers_has_no_more_than_images(
+    run_dir: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "connected", lambda *_, **__: pytest.fail("connected"))
+    source, images = PackSource(path=str(small_pack)), Pack.open(small_pack).size("val")
+    with pytest.raises(ConfigError, match=f"for {images + 1} processes"):
+        train.train(load_experiment("tiny"), source, run_dir, ClusterSettings(num_workers=60, min_workers=images + 1))
+    settings = ClusterSettings(num_workers=60, min_workers=1)
+    for _ in range(2):  # the same command goes on
+        with pytest.raises(pytest.fail.Exception, match="connected"):
+            train.train(load_experiment("tiny"), source, run_dir, settings)
+        assert f"{images} images in val: at most so many workers train, not 60" in capsys.readouterr().out.replace("\n", " ")
+        assert load_run(run_dir).trainer.devices == images
+    assert load_settings(run_dir).num_workers == 60
 
 
 def test_a_run_taken_up_from_a_folder_of_the_first_run_folder_goes_on_there(run_dir: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from scanvit.cli import main
 from scanvit.core.errors import PackMismatchError, PackMissingError, RunMissingError
+from scanvit.evaluation.compare import compare
 from scanvit.evaluation.evaluate import evaluate
 from scanvit.evaluation.metrics import OVERALL_NAMES
 from scanvit.evaluation.page import figure, interval
@@ -177,6 +178,15 @@ def test_a_run_of_bare_weights_can_be_reported(make_run: Callable) -> None:
     assert "kept no learning curves" in " ".join(page(run.run_dir).words)
 
 
+def test_a_checkpoint_without_its_run_is_judged_and_shown(make_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, alone = make_run(), tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(run.run_dir / "checkpoint.pth", alone)
+    assert main(["evaluate", str(alone), "--pack", str(run.pack), "--draws", "20"]) == 0, capsys.readouterr().err
+    assert "accuracy" in capsys.readouterr().out
+    assert not (alone / "events.jsonl").exists(), "there is nothing to go on with"
+
+
 def test_another_pack_is_refused_and_nothing_written(make_run: Callable) -> None:
     run, other = make_run("first"), make_run("second", pack_seed=1)
     before = sorted(run.run_dir.iterdir())
@@ -223,3 +233,15 @@ def test_the_command_shows_figures_and_where_the_report_is(make_run: Callable, c
     assert str(run.run_dir / "report.html") in shown.replace("\n", "")
     accuracy = json.loads((run.run_dir / "scores-test.json").read_text())["overall"]["accuracy"]["value"]
     assert f"{100 * accuracy:.1f}" in shown
+
+
+def test_a_run_with_settings_that_no_training_would_take_today_is_judged(make_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(name).run_dir for name in ("today", "earlier")]
+    of_earlier = runs[1] / "experiment.yaml"
+    text = of_earlier.read_text().replace("timeout_s: 120.0", "timeout_s: 1000000.0\n  dropped_since: 1")
+    of_earlier.write_text("".join(line for line in text.splitlines(keepends=True) if "cuda_graphs" not in line))
+    for run_dir in runs:
+        assert main(["evaluate", str(run_dir), "--draws", "20"]) == 0, capsys.readouterr().err
+    differences = compare(runs, tmp_path / "c.html").differences
+    assert differences == {"trainer.timeout_s": [120.0, 1e6], "trainer.dropped_since": ["–", 1]}, "what it did not know is today's default"
+    assert main(["track", "status", str(runs[1])]) == 0, capsys.readouterr().err

@@ -13,6 +13,7 @@ from scanvit.evaluation.engines import open_engine
 from scanvit.evaluation.estimates import Estimate
 from scanvit.evaluation.export import Check, _judge, export
 from scanvit.model.checkpoint import load_model, set_calibration
+from scanvit.serving import server
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def test_generated_images_are_asked_about_for_the_reason_that_is_said(make_run: 
     assert "generated images, as the run's pack is out of reach" in capsys.readouterr().out
 
 
-def test_what_an_earlier_version_fitted_is_fitted_anew_or_named(make_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_earlier_version_fitted_is_fitted_anew_or_named(
+    make_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, out = make_run(), tmp_path / "m.safetensors"
     fitted = calibrate(load_model(run.run_dir), Pack.open(run.pack)).to_dict()
     set_calibration(run.run_dir / "checkpoint.pth", fitted | {"format": 3, "temperature": 0.05})
@@ -53,7 +56,14 @@ def test_what_an_earlier_version_fitted_is_fitted_anew_or_named(make_run: Callab
     assert "is of an earlier version of scanvit" in capsys.readouterr().err
     assert open_engine(out).record["calibration"]["temperature"] == 0.05
     main(["predict", str(out), str(tmp_path / "none.png"), "--workers", "0"])
-    assert "is of an earlier version of scanvit" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[0]
+    assert "is of an earlier version of scanvit: evaluate the run" in said
+    monkeypatch.setattr(server, "serve", lambda *_: None)
+    assert main(["serve", str(out), "--port", "0"]) == 0
+    assert capsys.readouterr().err == f"{said}\n", "in the same words"
+    set_calibration(run.run_dir / "checkpoint.pth", fitted)
+    assert main(["serve", str(run.run_dir), "--port", "0"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("drop", "named"), [(0.0537, "0.054"), (0.0102, "0.011"), (1.0, "1")])

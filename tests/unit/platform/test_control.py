@@ -63,8 +63,25 @@ def test_no_data_is_said_to_be_deleted_where_nothing_says_whose_it_is(folder: Pa
 
 
 def test_where_nothing_was_ever_up_there_is_nothing_to_delete(folder: Path) -> None:
-    control.down(folder, volumes=True, engine=None)
+    assert control.down(folder, volumes=True, engine=None) is False
+    assert control.down(folder, volumes=True, engine="native") is False
     assert read_state(folder) is None
+
+
+def test_containers_are_asked_for_all_the_same_where_their_engine_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = Fake()
+    monkeypatch.setattr(control, "engine_for", lambda state, wanted: fake)
+    assert control.down(folder, volumes=True, engine="docker") is True, "its volumes may be there, whatever the folder tells"
+    assert fake.asked == [True]
+
+
+@pytest.mark.parametrize("profiles", [(), ("mlflow",)], ids=["down", "up"])
+def test_the_data_of_another_engine_is_not_said_to_be_deleted(folder: Path, profiles: tuple[str, ...]) -> None:
+    write_state(folder, State(engine="docker", profiles=profiles))
+    with pytest.raises(PlatformStateError, match="the data of docker, not of native") as caught:
+        control.down(folder, volumes=True, engine="native")
+    assert f"scanvit platform down --dir {folder} --volumes" in (caught.value.hint or "")
+    assert read_state(folder) == State(engine="docker", profiles=profiles), "not forgotten"
 
 
 def test_a_second_down_needs_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_half_a_line_is_passed_over_for_the_oldest_event_that_has_not_arrived(tm
 
 def of_another_version(run_dir: Path) -> Path:
     make_run(run_dir)
-    (run_dir / "experiment.yaml").write_text("trainer: {of_a_later_version: 1}")
+    (run_dir / "experiment.yaml").write_text("tracking: {of_a_later_version: 1}")
     return run_dir
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scanvit.core.errors import ConfigError
 from scanvit.platform.compose import deploy_folder
+from scanvit.platform.settings import init
 
 SETUP = deploy_folder() / "remote" / "setup"
 
@@ -36,8 +38,9 @@ def test_a_link_to_the_checkout_is_the_checkout(name: str, tmp_path: Path) -> No
     assert done.stdout.strip() == str((tmp_path / "checkout").resolve())
 
 
-def test_the_platform_gets_its_packages_its_folder_of_images_and_the_accelerator_of_now(tmp_path: Path) -> None:
-    """On a machine whose programs write down how they were called."""
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """On a machine whose programs write down in ``log`` how they were called."""
     copy, bin_folder, log = tmp_path / "checkout", tmp_path / "bin", tmp_path / "log"
     (copy / "deploy" / "remote").mkdir(parents=True)
     shutil.copy(SETUP, copy / "deploy" / "remote" / "setup")
@@ -48,11 +51,36 @@ def test_the_platform_gets_its_packages_its_folder_of_images_and_the_accelerator
     bin_folder.mkdir()
     (bin_folder / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
     (bin_folder / "sudo").chmod(0o755)
-    images, folder = tmp_path / "images" / "deep", copy / ".scanvit-platform"
-    environment = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "GPU": "nvidia", "DATA_PATH": str(images), "PROFILES": "mlflow ray"}
-    subprocess.run(["bash", copy / "deploy" / "remote" / "setup", "install", "platform"], env=environment, check=True, capture_output=True)
+    return copy
+
+
+def set_up(checkout: Path, *, images: str) -> subprocess.CompletedProcess[str]:
+    path = f"{checkout.parent / 'bin'}:{os.environ['PATH']}"
+    environment = {"PATH": path, "GPU": "nvidia", "DATA_PATH": images, "PROFILES": "mlflow ray"}
+    words = ["bash", checkout / "deploy" / "remote" / "setup", "install", "platform"]
+    return subprocess.run(words, env=environment, check=False, capture_output=True, text=True)
+
+
+def test_the_platform_gets_its_packages_its_folder_of_images_and_the_accelerator_of_now(checkout: Path, tmp_path: Path) -> None:
+    images, folder = tmp_path / "images" / "deep", checkout / ".scanvit-platform"
+    assert set_up(checkout, images=str(images)).returncode == 0
     assert images.is_dir()
-    called = [line.strip() for line in log.read_text().splitlines()]
+    called = [line.strip() for line in (tmp_path / "log").read_text().splitlines()]
     assert called[0].startswith("install all")
     assert f"scanvit platform init {folder} {images}" in called
     assert called[-1].startswith(f"scanvit platform up mlflow ray --dir {folder} --accelerator cuda")
+
+
+@pytest.mark.parametrize("images", ["/srv/my images", "/srv/$HOME", "/srv/größe", "/srv/a#b", "images"])
+def test_what_init_will_refuse_is_refused_before_anything_is_installed_in_the_same_words(checkout: Path, tmp_path: Path, images: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        init(checkout / ".scanvit-platform", {"DATA_PATH": images})
+    done = set_up(checkout, images=images)
+    assert (done.returncode, done.stderr) == (2, f"error: {caught.value.message}\nhint: {caught.value.hint}\n")
+    assert not (tmp_path / "log").exists()
+
+
+def test_every_character_that_init_takes_is_taken(checkout: Path, tmp_path: Path) -> None:
+    images = f"{tmp_path}/aZ0_.:@%+,*=-[]"
+    assert init(tmp_path / "platform", {"DATA_PATH": images})[0]["DATA_PATH"] == images
+    assert set_up(checkout, images=images).returncode == 0
