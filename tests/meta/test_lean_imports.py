@@ -13,13 +13,16 @@ from scanvit.model.cpu_softmax import softmax_
 
 LARGE = (
     *("torch", "lightning", "torchmetrics", "mlflow", "ray", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "onnx", "onnxruntime"),
-    *("pyarrow", "PIL", "jinja2", "numpy", "pydantic", "transformers", "IPython", "uvicorn", "boto3", "pydicom", "numba"),
+    *("pyarrow", "PIL", "jinja2", "numpy", "pydantic", "transformers", "IPython", "uvicorn", "boto3", "pydicom", "numba", "lark"),
 )
 MAY: dict[str, tuple[str, set[str]]] = {
     "--version": ("main(['--version'])", set()),
     "--help": ("main(['--help'])", set()),
     # Its probes are scikit-learn's; pandas is looked for by pyarrow, whatever it converts.
     "data audit": ("main(['data', 'audit', PACK])", {"numpy", "pyarrow", "PIL", "jinja2", "pydantic", "sklearn", "scipy", "pandas"}),
+    "ray train, up to its cluster": ("import scanvit.cluster.train", {"numpy", "pyarrow", "pydantic", "PIL"}),
+    # Each of its processes: no grammar of lark's, which jsonschema has read where rfc3987-syntax is installed (scripts/lock).
+    "Ray itself": ("import ray", {"ray"}),
     # bf16 takes the softmax of attention, which the machine has compiled before.
     "train, its first step": (
         (

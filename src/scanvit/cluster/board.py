@@ -165,6 +165,10 @@ class BoardProgress(Progress):
         shown = {name: float(metrics[name]) for name in ("train_loss", "val_loss", "val_accuracy", "images_per_s")}
         self.board.end_epoch.remote(epoch, shown, best)
 
+    def calibrating(self, done: int, n: int) -> None:
+        if done == 0:
+            self.announce(f"calibrating: {n:,} images of val and train")
+
     def announce(self, text: str) -> None:
         """A line on the driver's terminal; the same on all ranks, so one says it."""
         if self.rank == 0:

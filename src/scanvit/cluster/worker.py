@@ -20,6 +20,7 @@ from ..core.loading import experiment_to_yaml
 from ..data.pack import Pack
 from ..storage.atomic import write_json, write_text
 from ..training.host import Host, Request, Saved
+from ..training.imports import quick_imports
 from ..training.run_folder import SETTINGS, bind, locked
 from . import bundle
 from .board import BoardProgress
@@ -109,11 +110,14 @@ def _prepare(assignment: Assignment, run_dir: Path, progress: BoardProgress, *, 
 
 def _train(assignment: Assignment, pack: Pack, run_dir: Path, progress: BoardProgress) -> None:
     import ray
-    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
     from ..core.runtime import available_devices
-    from ..training.fit import fit
-    from ..training.world import ddp_options
+
+    with quick_imports():
+        from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
+
+        from ..training.fit import fit
+        from ..training.world import ddp_options
 
     progress.mark("imports")
     courier = _Courier(assignment, run_dir, progress)

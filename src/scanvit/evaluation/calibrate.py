@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..core.errors import CheckpointError
 from .calibration import fit_temperature
 from .conformal import Conformal, fit_conformal
-from .inference import Inference, infer
+from .inference import Progress, infer, infer_traits
 from .operating_points import Threshold, choose_thresholds
 from .outliers import OutlierDetector
 from .predictions import softmax
@@ -81,17 +81,26 @@ def is_current(record: Mapping[str, Any]) -> bool:
     return record.get("format") == FORMAT
 
 
-def calibrate_checkpoint(path: Path, pack: Pack) -> None:
+def calibrate_checkpoint(path: Path, pack: Pack, *, progress: Progress | None = None) -> None:
     """Fit on the pack that the network was trained on, and keep it in the file ``path``, whole or not at all."""
     from ..model.checkpoint import load_model, set_calibration
 
-    set_calibration(path, calibrate(load_model(path), pack).to_dict())
+    set_calibration(path, calibrate(load_model(path), pack, progress=progress).to_dict())
 
 
-def calibrate(model: Classifier, pack: Pack) -> Calibration:
+def calibrate(model: Classifier, pack: Pack, *, progress: Progress | None = None) -> Calibration:
     """From the train and val images of the pack that the network was trained on."""
-    val = infer(model, pack.images("val"))
-    return fit_on(val.logits, np.asarray(pack.targets("val"), np.int64), model.class_names, outliers=_fit_outliers(model, pack, val))
+    targets, images = np.asarray(pack.targets("train"), np.int64), pack.images("val")
+    known = slice(None, None, max(1, -(-len(targets) // _MOST_IMAGES)))
+    tell = progress or (lambda done, n: None)
+    n = len(images) + len(targets[known])
+    tell(0, n)
+    val = infer(model, images, progress=lambda done, _: tell(done, n))
+    outliers = None
+    if len(targets) > 1 and len(images) > 1:
+        traits = infer_traits(model, pack.images("train")[known], progress=lambda done, _: tell(len(images) + done, n))
+        outliers = OutlierDetector.fit(traits, targets[known]).calibrated(val.traits)
+    return fit_on(val.logits, np.asarray(pack.targets("val"), np.int64), model.class_names, outliers=outliers)
 
 
 def fit_on(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], class_names: list[str], *, outliers: OutlierDetector | None) -> Calibration:
@@ -106,15 +115,6 @@ def fit_on(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], clas
         conformal=fit_conformal(probs, targets, coverage=COVERAGE),
         outliers=outliers,
     )
-
-
-def _fit_outliers(model: Classifier, pack: Pack, val: Inference) -> OutlierDetector | None:
-    targets = np.asarray(pack.targets("train"), np.int64)
-    if len(targets) < 2 or len(val.traits) < 2:
-        return None
-    step = max(1, -(-len(targets) // _MOST_IMAGES))
-    train = infer(model, pack.images("train")[::step])
-    return OutlierDetector.fit(train.traits, targets[::step]).calibrated(val.traits)
 
 
 def read_calibration(values: dict[str, Any]) -> Calibration | None:

@@ -69,10 +69,10 @@ def evaluate(
     model = load_model(run_dir)
     opened = open_own_pack(model, pack)
     opened.verify([split])
-    if not is_current(model.calibration):
-        calibrate_checkpoint(run_dir / FILE_NAME, opened)
-        model = load_model(run_dir)
     told = progress or (lambda *_: None)
+    if not is_current(model.calibration):
+        calibrate_checkpoint(run_dir / FILE_NAME, opened, progress=partial(told, "Calibrating"))
+        model = load_model(run_dir)
     predictions = predict_split(model, opened, split, processes=processes or default_processes(), progress=partial(told, "Judging"))
     about: dict[str, Any] = {"run": run_dir.resolve().name, "experiment": str(model.experiment.get("name", "")), "split": split}
     about |= {"audit": model.audit, "cost": training_cost(run_dir, model)}

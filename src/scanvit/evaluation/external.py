@@ -199,10 +199,10 @@ def evaluate_external(
     model, pack = load_model(run_dir), Pack.open(data.pack)
     pack.verify([data.split] if data.split else [split for split in pack.counts if pack.size(split)])
     own_pack = find_own_pack(model, data.own_pack, option="--own-pack")
-    if own_pack and not is_current(model.calibration):
-        calibrate_checkpoint(run_dir / FILE_NAME, own_pack)
-        model = load_model(run_dir)
     told = progress or (lambda *_: None)
+    if own_pack and not is_current(model.calibration):
+        calibrate_checkpoint(run_dir / FILE_NAME, own_pack, progress=partial(told, "Calibrating"))
+        model = load_model(run_dir)
     processes = processes or default_processes()
     judged = predict_external(model, pack, own_pack=own_pack, data=data, processes=processes, progress=partial(told, "Judging"))
     predictions, notes = judged.predictions, [*judged.notes, *_open_findings(model)]

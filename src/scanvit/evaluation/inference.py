@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..core.runtime import available_devices, usable_cores
 from ..data.workers import worker_pool
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..model.checkpoint import Classifier
 
 Progress = Callable[[int, int], None]
@@ -39,9 +42,7 @@ def default_processes() -> int:
 
 def batch_size(shape: tuple[int, ...], device: str | None = None, *, passes: int = 1) -> int:
     """Images (C, H, W), each read ``passes`` times, to take at once on "cpu" or "cuda". ``device``: the GPU where there is one, if none is named."""
-    import torch
-
-    return images_within(_BATCH_PX[device or ("cuda" if torch.cuda.is_available() else "cpu")], shape, passes=passes)
+    return images_within(_BATCH_PX[device or _device()], shape, passes=passes)
 
 
 def images_within(pixels: int, shape: tuple[int, ...], *, passes: int) -> int:
@@ -55,15 +56,11 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     ``processes``: how many share the work, each on a GPU of its own or on its part of the cores. They need a memory-mapped array, and take
     the batches that one process takes. Raises ProcessLostError where one of them is killed.
     """
-    import torch
-
-    device, n, network = "cuda" if torch.cuda.is_available() else "cpu", len(images), model.network
-    step = batch_size(images.shape[1:], passes=model.inference.passes)
-    parts = [(start, min(start + step, n)) for start in range(0, n, step)]
+    n, network, parts = len(images), model.network, _parts(model, images)
     if processes > 1 and len(parts) > 1 and isinstance(images, np.memmap):
         results = _in_processes(model, images, parts, processes)
     else:
-        results = _here(model.to(device), images, parts)
+        results = _here(model.to(_device()), images, parts)
     logits, traits = np.empty((n, network.num_classes), np.float32), np.empty((n, network.n_traits), np.float32)
     for (start, stop), result in zip(parts, results, strict=True):
         logits[start:stop], traits[start:stop] = result
@@ -72,19 +69,53 @@ def infer(model: Classifier, images: npt.NDArray[np.uint8], *, processes: int = 
     return Inference(logits, traits)
 
 
+def infer_traits(model: Classifier, images: npt.NDArray[np.uint8], *, progress: Progress | None = None) -> npt.NDArray[np.float32]:
+    """The traits of ``infer`` alone, (N, 2 S): the stem's work, a small part of all."""
+    model = model.to(_device())
+    traits = np.empty((len(images), model.network.n_traits), np.float32)
+    for start, stop in _parts(model, images):
+        with _exact():
+            traits[start:stop] = model.traits(_pixels(model, images[start:stop])).float().cpu().numpy()
+        if progress:
+            progress(stop, len(images))
+    return traits
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _parts(model: Classifier, images: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
+    step = batch_size(images.shape[1:], passes=model.inference.passes)
+    return [(start, min(start + step, len(images))) for start in range(0, len(images), step)]
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """A GPU's convolutions would round float32 to ten bits (TF32), and the same image would get another probability than on a CPU."""
+    import torch
+
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def _pixels(model: Classifier, images: npt.NDArray[np.uint8]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(images)).to(model.network.head.weight.device)
+
+
 def _here(model: Classifier, images: npt.NDArray[np.uint8], parts: Iterable[tuple[int, int]]) -> Iterator[Inference]:
     for start, stop in parts:
         yield _infer_batch(model, images[start:stop])
 
 
-def _infer_batch(model: Classifier, pixels: npt.NDArray[np.uint8]) -> Inference:
-    import torch
-
-    head = model.network.head
-    # A GPU's convolutions would round float32 to ten bits (TF32), and the same image would get another probability than on a CPU.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        features, traits = model.read(torch.from_numpy(np.array(pixels)).to(head.weight.device))
-        return Inference(head(features).float().cpu().numpy(), traits.float().cpu().numpy())
+def _infer_batch(model: Classifier, images: npt.NDArray[np.uint8]) -> Inference:
+    with _exact():
+        features, traits = model.read(_pixels(model, images))
+        return Inference(model.network.head(features).float().cpu().numpy(), traits.float().cpu().numpy())
 
 
 def _in_processes(model: Classifier, images: np.memmap[Any, Any], parts: list[tuple[int, int]], processes: int) -> Iterator[Inference]:

@@ -91,12 +91,20 @@ class Classifier(nn.Module):
 
         The head is linear, so that this is the mean of the logits as well.
         """
+        features, traits = self.network.features_and_traits(self._views(pixels))
+        return self._mean(features), self._mean(traits)
+
+    def traits(self, pixels: Tensor) -> Tensor:
+        """Those of ``read`` alone."""
+        return self._mean(self.network.traits(self._views(pixels)))
+
+    def _views(self, pixels: Tensor) -> Tensor:
         images = self.contract.normalize(pixels)
-        if not self.inference.shift_px:
-            return self.network.features_and_traits(images)
-        features, traits = self.network.features_and_traits(at_shifts(images, self.inference.shift_px))
-        passes = (self.inference.passes, -1)
-        return features.unflatten(0, passes).mean(dim=0), traits.unflatten(0, passes).mean(dim=0)
+        return at_shifts(images, self.inference.shift_px) if self.inference.shift_px else images
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over the shifts."""
+        return values.unflatten(0, (self.inference.passes, -1)).mean(dim=0) if self.inference.shift_px else values
 
 
 def save_checkpoint(

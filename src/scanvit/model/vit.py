@@ -60,7 +60,11 @@ class VisionTransformer(nn.Module):
         What kind of picture it is shows in them, of which little is left in what the head reads (``evaluation.outliers``).
         """
         maps = self.stem(images)
-        return self._features(maps), torch.cat((maps.mean(dim=(2, 3)), maps.std(dim=(2, 3), correction=0)), dim=1)
+        return self._features(maps), _traits(maps)
+
+    def traits(self, images: Tensor) -> Tensor:
+        """Those alone: a small part of the work."""
+        return _traits(self.stem(images))
 
     @property
     def n_traits(self) -> int:
@@ -86,6 +90,10 @@ class VisionTransformer(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """(B, 1 + N, D) -> (B, D): the [CLS] token or the mean of the patch tokens."""
         return tokens[:, 0] if self.config.pool == "cls" else tokens[:, 1:].mean(dim=1)
+
+
+def _traits(maps: Tensor) -> Tensor:
+    return torch.cat((maps.mean(dim=(2, 3)), maps.std(dim=(2, 3), correction=0)), dim=1)
 
 
 def at_shifts(images: Tensor, most_px: int) -> Tensor:

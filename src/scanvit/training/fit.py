@@ -81,7 +81,10 @@ def fit(experiment: Experiment, pack: Pack, run_dir: Path, *, show_progress: boo
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
             recorder.refuse_without_best()
             if events:
-                calibrate_checkpoint(run_dir / "checkpoint.pth", pack)
+                try:
+                    calibrate_checkpoint(run_dir / "checkpoint.pth", pack, progress=progress.calibrating)
+                finally:
+                    progress.stop()
         except BaseException as error:
             _write_end(events, trainer, status="preempted" if isinstance(error, PreemptedError) else "failed", reason=str(error)[:500])
             hastily = isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)  # Lightning would end the program with exit code 1

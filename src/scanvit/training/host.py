@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import lightning as L
-from lightning.pytorch.strategies import Strategy
+from typing import TYPE_CHECKING, Any, Literal
 
 from .progress import Progress
+
+if TYPE_CHECKING:
+    import lightning as L
+    from lightning.pytorch.strategies import Strategy
 
 Request = Literal["go on", "save", "stop"]
 """save: write a checkpoint soon and go on. stop: write one and end."""

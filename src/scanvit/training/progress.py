@@ -51,6 +51,17 @@ class Progress:
             line = f"epoch {epoch:>3}/{self.max_epochs}  {figures}  {metrics['images_per_s']:,.0f} images/s{'  best so far' if best else ''}"
             self._print(line)
 
+    def calibrating(self, done: int, n: int) -> None:
+        """What is fitted at the run's end: a pass over the images of val, and part of the network over those of train."""
+        if self.show and self.console.is_terminal:
+            if self.bar is None:
+                self.bar = Bar(TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self.console)
+                self.task = self.bar.add_task("calibrating", total=n)
+                self.bar.start()
+            self.bar.update(self.task, completed=done)
+        elif self.show and done == 0:
+            self._print(f"calibrating: {n:,} images of val and train")
+
     def stop(self) -> None:
         if self.bar:
             self.bar.stop()

@@ -14,7 +14,7 @@ from scipy.special import softmax as reference_softmax
 from scanvit.core.errors import CheckpointError, DataError, RunError
 from scanvit.data.pack import Pack
 from scanvit.evaluation import inference as module
-from scanvit.evaluation.inference import infer
+from scanvit.evaluation.inference import infer, infer_traits
 from scanvit.evaluation.predictions import Predictions, predict_split, softmax
 from scanvit.model.checkpoint import load_model
 
@@ -71,8 +71,15 @@ def test_a_network_that_gives_no_numbers_is_refused(make_run: Callable) -> None:
 
 def test_no_images_no_logits(make_run: Callable) -> None:
     run = make_run()
-    logits, features = infer(load_model(run.run_dir), Pack.open(run.pack).images("final_eval"))
-    assert (logits.shape, features.shape) == ((0, 3), (0, 8))
+    model, images = load_model(run.run_dir), Pack.open(run.pack).images("final_eval")
+    logits, traits = infer(model, images)
+    assert (logits.shape, traits.shape, infer_traits(model, images).shape) == ((0, 3), (0, 8), (0, 8))
+
+
+def test_the_traits_alone_are_the_traits(make_run: Callable) -> None:
+    run = make_run()
+    model, images = load_model(run.run_dir), Pack.open(run.pack).images("train")
+    assert np.array_equal(infer_traits(model, images), infer(model, images).traits)
 
 
 def test_probabilities_and_losses_are_those_of_the_formulae() -> None:

@@ -91,6 +91,7 @@ def test_the_mean_over_shifts_is_that_of_the_shifted_images_logits(saved: Path, 
         torch.testing.assert_close(shifted.logits(pixels), torch.stack([once.logits(images) for images in rolled]).mean(dim=0))
         for what, found in enumerate(shifted.read(pixels)):
             torch.testing.assert_close(found, torch.stack([once.read(images)[what] for images in rolled]).mean(dim=0))
+        assert torch.equal(shifted.traits(pixels), shifted.read(pixels)[1])
         assert (shifted.logits(pixels) - once.logits(pixels)).abs().max() > 1e-4
 
 

@@ -26,3 +26,16 @@ def test_who_shows_nothing_says_nothing_of_compiling() -> None:
     progress.compiling()
     progress.advance(1)
     assert out.getvalue() == ""
+
+
+def test_calibrating_is_a_line_in_a_file_and_a_bar_on_a_terminal() -> None:
+    said = {}
+    for terminal in (False, True):
+        out = io.StringIO()
+        progress = Progress(show=True, console=Console(file=out, width=80, force_terminal=terminal))
+        for done in (0, 40, 100):
+            progress.calibrating(done, 100)
+        progress.stop()
+        said[terminal] = out.getvalue()
+    assert said[False].splitlines() == ["calibrating: 100 images of val and train"]
+    assert "100/100" in said[True]
