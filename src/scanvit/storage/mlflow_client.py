@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.runtime import importing
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -98,7 +100,7 @@ def connect(uri: str) -> MlflowClient:
 
 def _client(uri: str) -> MlflowClient:
     prepare_mlflow()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), importing():
         warnings.simplefilter("ignore")  # of its dependencies, about each other
         from mlflow import MlflowClient
 
