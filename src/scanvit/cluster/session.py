@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 
@@ -38,42 +39,52 @@ def connected(
 
     ``dashboard``: host on which the new cluster's dashboard listens; None: it has none. ``say`` is told its address. Raises ClusterError.
     """
-    secure(os.environ, create=address is None)  # before the import, which reads the mode
-    if address is None:
-        os.environ.setdefault(_LOOPBACK, "0")  # likewise
+    with mock.patch.dict(os.environ):  # a notebook's next cluster is not this one
+        _choose(os.environ, own=address is None)
+        ray = require_ray()
+        if ray.is_initialized():  # within a notebook: it is not ours to stop
+            yield ray
+            return
+        try:
+            _connect(ray, address, cpus=cpus, gpus=gpus, dashboard=dashboard, say=say)
+        except Exception as error:  # Ray raises bare ones as well
+            if isinstance(error, ScanvitError):
+                raise
+            where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+            raise ClusterError(f"There is no connection to {where}: {_first_line(error)}", hint=f"Check --address and RAY_ADDRESS. {_ACCESS_HINT}") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _choose(environment: MutableMapping[str, str], *, own: bool) -> None:
+    """Settings of Ray, where the user has not chosen them, before Ray's import: it reads some of them then."""
+    secure(environment, create=own)
+    if own:
+        environment.setdefault(_LOOPBACK, "0")
         if sys.platform == "linux":
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # as scanvit train; Ray's own 15 gives way to whatever else runs here
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes a node away from a cluster of one
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
-    ray = require_ray()
-    if ray.is_initialized():  # within a notebook: it is not ours to stop
-        yield ray
-        return
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        environment.setdefault("RAY_worker_niceness", "0")  # as scanvit train; Ray's own 15 gives way to whatever else runs here
+        environment.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes a node away from a cluster of one
+    environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    environment.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
+    environment.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+
+
+def _connect(ray: Any, address: str | None, *, cpus: float, gpus: float | None, dashboard: str | None, say: Callable[[str], None]) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
-            ensure_reachable(address)
-            _warn_of_its_dashboard(ray.init(address=address, **quiet).dashboard_url, address, ray.util.get_node_ip_address())
-        else:
-            warn_of_host(dashboard)
-            own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
-            own |= {"num_gpus": gpus} if gpus is not None else {}
-            own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
-            started = _start(ray, own | quiet)
-            if dashboard:
-                say(f"dashboard: http://{started.dashboard_url}, with the token in {token_file(os.environ)}")
-    except Exception as error:  # Ray raises bare ones as well
-        if isinstance(error, ScanvitError):
-            raise
-        where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-        raise ClusterError(f"There is no connection to {where}: {_first_line(error)}", hint=f"Check --address and RAY_ADDRESS. {_ACCESS_HINT}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    if address:
+        ensure_reachable(address)
+        _warn_of_its_dashboard(ray.init(address=address, **quiet).dashboard_url, address, ray.util.get_node_ip_address())
+        return
+    warn_of_host(dashboard)
+    own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES}
+    own |= {"num_gpus": gpus} if gpus is not None else {}
+    own |= {"include_dashboard": dashboard is not None} | ({"dashboard_host": dashboard} if dashboard else {})
+    started = _start(ray, own | quiet)
+    if dashboard:
+        say(f"dashboard: http://{started.dashboard_url}, with the token in {token_file(os.environ)}")
 
 
 def _start(ray: Any, options: dict[str, Any]) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from scanvit.cluster.session import check_reachable, read_token, secure
+from scanvit.cluster.session import check_reachable, connected, read_token, secure
 from scanvit.core.errors import ClusterError, ConfigError
 
 
@@ -47,3 +48,12 @@ def test_a_port_where_nobody_listens_is_told() -> None:
     pytest.importorskip("grpc", reason="Ray is not installed")
     with pytest.raises(ClusterError, match="No Ray cluster answers"):
         check_reachable("127.0.0.1:9", token=None, timeout_s=5.0)
+
+
+def test_what_is_chosen_for_a_cluster_is_not_left_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.delenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(ClusterError, match="No Ray cluster answers"), connected("127.0.0.1:9", cpus=1, gpus=None):
+        pass
+    assert dict(os.environ) == before
