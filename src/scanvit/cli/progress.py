@@ -28,7 +28,7 @@ def stage_progress(*, in_bytes: Callable[[str], bool] = lambda stage: False) -> 
     if not console.is_terminal:
         yield _PlainLines(said)
         return
-    columns = (TextColumn("{task.description:<9}", markup=False), BarColumn(), TextColumn("{task.fields[said]}", markup=False), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:<11}", markup=False), BarColumn(), TextColumn("{task.fields[said]}", markup=False), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, Any] = {}
 

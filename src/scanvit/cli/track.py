@@ -36,26 +36,38 @@ def sync(runs: tuple[Path, ...], uri: str | None) -> None:
     from ..training.tracking import sync as send
     from . import printable
 
-    found, errors = list(_find(runs)), list[ScanvitError]()
-    for run_dir, is_in_folder in found:
-        is_one_of_many = is_in_folder or len(found) > 1
+    errors: list[ScanvitError] = []
+
+    def failed(what: Path, error: ScanvitError) -> None:
+        click.echo(printable(f"{what}: {error.message}"), err=True)
+        errors.append(error)
+
+    found: list[tuple[Path, bool]] = []
+    for path in runs:
         try:
-            if is_one_of_many and not load_tracking(run_dir).mlflow:
+            found += _find((path,))
+        except ScanvitError as error:
+            if len(runs) == 1:
+                raise
+            failed(path, error)
+    count = len(found) + len(errors)
+    for run_dir, is_in_folder in found:
+        try:
+            if is_in_folder and not load_tracking(run_dir).mlflow:
                 click.echo(printable(f"{run_dir} was run with tracking.mlflow=false."), err=True)
                 continue
             shipper = send(run_dir, uri=uri)
         except ScanvitError as error:
-            if not is_one_of_many:
+            if count == 1 and not is_in_folder:
                 raise
-            click.echo(printable(f"{run_dir}: {error.message}"), err=True)
-            errors.append(error)
+            failed(run_dir, error)
             continue
         click.echo(printable(f"{run_dir} is in {describe_place(shipper.uri)} as run {shipper.run_id}."))
         for refusal in shipper.state.refused:
             click.echo(printable(f"  refused there: {refusal}"), err=True)
     if errors:
         hint = "Nothing is lost. Once what is told above is mended, give the same command again."
-        raise type(errors[0])(f"{len(errors)} of {len(found)} runs were not sent.", hint=hint)
+        raise type(errors[0])(f"{len(errors)} of {count} runs were not sent.", hint=hint)
 
 
 @track.command()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import psutil
 
@@ -33,16 +32,23 @@ _ACCESS_HINT = "Give the cluster's token: RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_
 
 @contextmanager
 def connected(
-    address: str | None, *, cpus: float, gpus: float | None, dashboard: str | None = None, say: Callable[[str], None] = lambda text: None
+    address: str | None,
+    *,
+    cpus: float,
+    gpus: float | None,
+    silence_s: float = 600.0,
+    dashboard: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Any]:
     """The module ray, connected to ``address``; without one, to a new cluster on this machine with ``cpus``, gone at the block's end.
 
-    ``dashboard``: host on which the new cluster's dashboard listens; None: it has none. ``say`` is told its address. Raises ClusterError.
+    ``silence_s``: for how long Ray Train hears nothing of a worker before it gives it up. ``dashboard``: host on which the new cluster's dashboard
+    listens; None: it has none. ``say`` is told its address. Raises ClusterError.
     """
-    with mock.patch.dict(os.environ):  # a notebook's next cluster is not this one
-        _choose(os.environ, own=address is None)
+    is_there = "ray" in sys.modules and require_ray().is_initialized()  # in a notebook: it is not ours to set up or to stop
+    with _chosen(own=address is None and not is_there, silence_s=silence_s):
         ray = require_ray()
-        if ray.is_initialized():  # within a notebook: it is not ours to stop
+        if is_there:
             yield ray
             return
         try:
@@ -58,8 +64,11 @@ def connected(
             ray.shutdown()
 
 
-def _choose(environment: MutableMapping[str, str], *, own: bool) -> None:
-    """Settings of Ray, where the user has not chosen them, before Ray's import: it reads some of them then."""
+@contextmanager
+def _chosen(*, own: bool, silence_s: float) -> Iterator[None]:
+    """Ray's settings in the environment, where the user has not chosen them, for the block: another cluster of this process has its own. Ray reads some
+    of them at its import."""
+    environment = dict(os.environ)
     secure(environment, create=own)
     if own:
         environment.setdefault(_LOOPBACK, "0")
@@ -70,6 +79,15 @@ def _choose(environment: MutableMapping[str, str], *, own: bool) -> None:
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a checkpoint counts when the controller has polled it
     environment.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    environment.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{silence_s:g}")
+    ours = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in ours.items():
+            if os.environ.get(name) == value:
+                del os.environ[name]
 
 
 def _connect(ray: Any, address: str | None, *, cpus: float, gpus: float | None, dashboard: str | None, say: Callable[[str], None]) -> None:

@@ -50,6 +50,8 @@ def train(
     opened = obtain(pack, cache_folder())
     pack = replace(pack, fingerprint=opened.fingerprint)
     asked, settings = settings, _without_idle_workers(settings, opened)
+    if experiment.trainer.devices == asked.num_workers:
+        experiment = replace(experiment, trainer=replace(experiment.trainer, devices=settings.num_workers))
     experiment = bind(settings.settle(experiment), opened)
     with locked(run_dir):
         open_run(run_dir, experiment)
@@ -62,7 +64,15 @@ def train(
         cpus = max(1, (os.cpu_count() or 1) // settings.num_workers) if address is None else 1
         resources = settings.per_worker(cpus=cpus)
         needed = math.ceil(resources["CPU"] * settings.num_workers)
-        with connected(address, cpus=max(needed, os.cpu_count() or 1), gpus=_gpus(settings), dashboard=dashboard, say=say) as ray:
+        connection = connected(
+            address,
+            cpus=max(needed, os.cpu_count() or 1),
+            gpus=_gpus(settings),
+            silence_s=experiment.trainer.timeout_s,  # workers notice each other's; that of one alone Ray Train has to notice
+            dashboard=dashboard,
+            say=say,
+        )
+        with connection as ray:
             marks["cluster"] = time.time()
             if not check_nodes(ray, storage, pack) and pack.path is not None:
                 pack = _publish(opened, pack, storage)
@@ -188,8 +198,6 @@ def _trainer(assignment: Assignment, watch: Watch, name: str, settings: ClusterS
 
     storage = assignment.storage
     start_timeout_s = float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
-    # Workers notice each other's silence; that of one alone is noticed by Ray Train, which would give it ten minutes.
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{assignment.experiment.trainer.timeout_s:g}")
     return TorchTrainer(
         partial(work, assignment, watch.board),
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=math.ceil(assignment.experiment.trainer.timeout_s)),

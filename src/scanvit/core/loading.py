@@ -73,7 +73,15 @@ def inference_of(record: Mapping[str, Any]) -> InferenceConfig:
 def recorded_settings(path: Path) -> dict[str, Any]:
     """{"section.key": value} as a run's experiment.yaml holds them, where settings of other versions and beyond today's bounds are as good as any.
     What it does not know has today's default. Raises ConfigError."""
-    return flatten(experiment_to_dict(Experiment())) | flatten(parse_yaml(read_text(path, error=ConfigError), where=str(path)))
+    recorded = flatten(experiment_to_dict(Experiment()))
+    for section, values in parse_yaml(read_text(path, error=ConfigError), where=str(path)).items():
+        for key, value in values.items() if isinstance(values, Mapping) else [("", values)]:
+            name = f"{section}.{key}" if key else section
+            # No deeper than settings go: a few lines of YAML can name each other to any depth and number.
+            if any(isinstance(part, (Mapping, list, tuple, set)) for part in (value if isinstance(value, list) else [value])):
+                raise ConfigError(f"{path}: {str(name)[:80]} is no value of a setting.", hint="It is not the file that the run wrote.")
+            recorded[name] = value
+    return recorded
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from llvmlite import binding
 from . import object_file
 from .runtime import importing
 
-_SETTINGS = ("NUMBA_BOUNDSCHECK", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
+_SETTINGS = tuple(f"NUMBA_{name}" for name in ("BOUNDSCHECK", "CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "DEBUGINFO", "ENABLE_PROFILING"))
 """Environment variables of numba's that change what it makes."""
 _log = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ class MachineCode:
         settings: Any = numba.config
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(self.folder)
         try:
-            with importing():  # numba's own modules, at the first function
-                return numba.njit(nogil=True, cache=True)(function)
+            return numba.njit(nogil=True, cache=True)(function)
         except (OSError, RuntimeError):
             return numba.njit(nogil=True)(function)
         finally:
@@ -58,21 +58,23 @@ class MachineCode:
         """Of C functions, each ``void (int64_t *)``. ``make`` compiles them, by ``numba.cfunc``, where the folder does not hold them yet; once it
         does, they are loaded without numba, which would take 0.7 s. ``calls``: the functions that they call in turn, with their addresses.
 
-        Such a function may take no memory and raise nothing: ``object_file.link`` refuses one that could.
+        Such a function may take no memory and raise nothing: ``object_file.link`` refuses one that could, by a ValueError.
         """
         file = self.folder / "functions.o"
 
+        @cache
         def made() -> bytes:
-            with importing():
+            with importing("numba"):
                 return object_file.link(make(), calls=calls)
 
         self.once(lambda: _keep(file, made()))
+        code = None
         with contextlib.suppress(OSError):
-            if (kept := _whole(file.read_bytes())) is not None:
-                return object_file.load(kept, names, calls=calls)
-        code = made()
-        with contextlib.suppress(OSError):  # damaged, or the folder cannot be written
-            _keep(file, code)
+            code = _whole(file.read_bytes())
+        if code is None:  # damaged, or the folder cannot be written
+            code = made()
+            with contextlib.suppress(OSError):
+                _keep(file, code)
         return object_file.load(code, names, calls=calls)
 
     def once(self, compile_all: Callable[[], object]) -> None:
@@ -94,8 +96,11 @@ class MachineCode:
 
 def _keep(file: Path, code: bytes) -> None:
     new = file.with_name(f"{file.name}.{os.getpid()}")
-    new.write_bytes(hashlib.sha256(code).digest() + code)
-    new.replace(file)
+    try:
+        new.write_bytes(hashlib.sha256(code).digest() + code)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _whole(data: bytes) -> bytes | None:

@@ -40,7 +40,9 @@ def load(code: bytes, names: Iterable[str], *, calls: Mapping[str, int]) -> dict
     """Addresses of the functions of an object file, valid as long as the process lives."""
     for name, address in calls.items():
         binding.add_symbol(name, address)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())
+    machine, empty = _machine(), binding.parse_assembly("")
+    empty.triple, empty.data_layout = machine.triple, str(machine.target_data)  # they say how names are written
+    engine = binding.create_mcjit_compiler(empty, machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)

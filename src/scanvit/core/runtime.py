@@ -62,8 +62,14 @@ class World:
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """For imports of hundreds of modules: the garbage collector would look again and again through all of them, and find nothing."""
+def importing(module: str) -> Iterator[None]:
+    """For an import of hundreds of modules, ``module`` among them: the garbage collector would look again and again through all, and find nothing.
+
+    Nothing happens where ``module`` is there already: what is freed no more is to be modules, not what a program holds later.
+    """
+    if module in sys.modules:
+        yield
+        return
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -113,7 +119,7 @@ _MALLOC = {-1: -1, -2: 64 << 20, -3: 1 << 30}
 
 def available_devices(accelerator: str) -> tuple[str, int]:
     """("gpu", count) or ("cpu", 1) for an accelerator setting of auto, cpu or gpu. Raises ConfigError where a GPU is asked for and none is found."""
-    with importing():
+    with importing("torch"):
         import torch
 
     if accelerator != "cpu" and torch.cuda.is_available():  # true for ROCm as well

@@ -93,11 +93,12 @@ def calibrate(model: Classifier, pack: Pack, *, progress: Progress | None = None
     targets, images = np.asarray(pack.targets("train"), np.int64), pack.images("val")
     known = slice(None, None, max(1, -(-len(targets) // _MOST_IMAGES)))
     tell = progress or (lambda done, n: None)
-    n = len(images) + len(targets[known])
+    has_enough = len(targets) > 1 and len(images) > 1
+    n = len(images) + (len(targets[known]) if has_enough else 0)
     tell(0, n)
     val = infer(model, images, progress=lambda done, _: tell(done, n))
     outliers = None
-    if len(targets) > 1 and len(images) > 1:
+    if has_enough:
         traits = infer_traits(model, pack.images("train")[known], progress=lambda done, _: tell(len(images) + done, n))
         outliers = OutlierDetector.fit(traits, targets[known]).calibrated(val.traits)
     return fit_on(val.logits, np.asarray(pack.targets("val"), np.int64), model.class_names, outliers=outliers)

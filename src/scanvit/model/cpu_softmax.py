@@ -11,6 +11,7 @@ none, PyTorch's kernels are used.
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..core.machine_code import MachineCode
 
+_log = logging.getLogger(__name__)
 _CODE = MachineCode("softmax", [Path(__file__).with_name("softmax_loops.py")], what="softmax of attention", takes="about 2 s")
 
 
@@ -33,7 +35,8 @@ def _compiled() -> Mapping[str, Any]:
 
 @cache
 def _openmp() -> tuple[Any, dict[str, int]] | None:
-    """GOMP_parallel, and the addresses of the functions for its threads: "softmax" and "gradient"; None where there is no such library."""
+    """GOMP_parallel, and the addresses of the functions for its threads: "softmax" and "gradient"; None where there is no such library, or where
+    numba is told to make other code than it makes by itself (NUMBA_OPT, NUMBA_DEBUGINFO)."""
     library = ctypes.CDLL(None)
     try:
         parallel = library.GOMP_parallel
@@ -41,7 +44,11 @@ def _openmp() -> tuple[Any, dict[str, int]] | None:
     except AttributeError:
         return None
     parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return parallel, _CODE.addresses(("softmax", "gradient"), _compiled, calls=calls)
+    try:
+        return parallel, _CODE.addresses(("softmax", "gradient"), _compiled, calls=calls)
+    except ValueError as cause:
+        _log.warning("PyTorch's softmax is used, which is slower: what numba makes of ours cannot be taken from it (%s).", cause)
+        return None
 
 
 def softmax_(scores: Tensor) -> Tensor:

@@ -131,6 +131,9 @@ def down(folder: Path, *, volumes: bool, engine: str | None) -> bool:
         if state and not state.profiles and state.engine != "native" and not volumes:
             return True  # down already: its engine need not be here any more
         driver = engine_for(state, engine or (None if state else "native"))
+        if volumes and state is None and driver.name != "native" and (folder / "data").exists():
+            hint = f"Delete it by: scanvit platform down --dir {folder} --volumes --native"
+            raise PlatformStateError(f"{folder} has the data of plain processes, which {driver.name} does not delete. No data was deleted.", hint=hint)
         driver.stop(settings, volumes=volumes)
         write_state(folder, replace(state, profiles=(), paused=()) if state and not volumes else None)
         return has_data or driver.name != "native"  # the volumes of containers lie elsewhere

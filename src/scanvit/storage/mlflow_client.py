@@ -100,9 +100,10 @@ def connect(uri: str) -> MlflowClient:
 
 def _client(uri: str) -> MlflowClient:
     prepare_mlflow()
-    with warnings.catch_warnings(), importing():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its dependencies, about each other
-        from mlflow import MlflowClient
+        with importing("mlflow"):
+            from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 

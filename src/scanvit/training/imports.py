@@ -32,7 +32,7 @@ def quick_imports() -> Iterator[None]:
             check(requirement)
 
     with (
-        importing(),
+        importing("lightning"),
         mock.patch.object(imports.RequirementCache, "_check_available", told),
         mock.patch.object(imports, "package_available", lambda name: name not in _UNUSED and available(name)),
     ):

@@ -77,3 +77,13 @@ def test_a_run_that_was_not_to_be_tracked_is_no_error_among_others(runs: Path, s
     assert sent == ["b", "c"]
     assert f"{runs / 'a'} was run with tracking.mlflow=false." in capsys.readouterr().err
     assert main(["track", "sync", str(runs / "a")]) == 10
+    assert main(["track", "sync", str(runs / "a"), str(runs / "b")]) == 10, "asked for by its name"
+
+
+def test_a_path_that_is_no_run_stops_no_other(runs: Path, sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["track", "sync", str(runs / "typo"), str(runs / "a"), str(runs / "b")]) == 41
+    assert sent == ["a", "b"]
+    said = capsys.readouterr().err
+    assert f"{runs / 'typo'}: {runs / 'typo'} is no run and holds none." in said
+    assert "1 of 3 runs were not sent." in said
+    assert main(["track", "sync", str(runs / "typo")]) == 41

@@ -57,3 +57,16 @@ def test_what_is_chosen_for_a_cluster_is_not_left_in_the_environment(monkeypatch
     with pytest.raises(ClusterError, match="No Ray cluster answers"), connected("127.0.0.1:9", cpus=1, gpus=None):
         pass
     assert dict(os.environ) == before
+
+
+def test_a_cluster_that_a_notebook_is_connected_to_keeps_its_watcher_of_preemptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    before = dict(os.environ)
+    with connected(None, cpus=1, gpus=None, silence_s=90.0) as found:
+        assert found is ray
+        assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in os.environ
+        assert os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "90"
+        os.environ["SCANVIT_TEST_OF_ANOTHER_THREAD"] = "1"
+    assert dict(os.environ) == before | {"SCANVIT_TEST_OF_ANOTHER_THREAD": "1"}
+    monkeypatch.delenv("SCANVIT_TEST_OF_ANOTHER_THREAD")

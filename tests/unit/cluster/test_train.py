@@ -82,9 +82,9 @@ def test_a_run_that_may_have_fewer_workers_has_no_more_than_images(
     with pytest.raises(ConfigError, match=f"for {images + 1} processes"):
         train.train(load_experiment("tiny"), source, run_dir, ClusterSettings(num_workers=60, min_workers=images + 1))
     settings = ClusterSettings(num_workers=60, min_workers=1)
-    for _ in range(2):  # the same command goes on
+    for overrides in ([], [], ["trainer.devices=60"]):  # the same command goes on
         with pytest.raises(pytest.fail.Exception, match="connected"):
-            train.train(load_experiment("tiny"), source, run_dir, settings)
+            train.train(load_experiment("tiny", overrides), source, run_dir, settings)
         assert f"{images} images in val: at most so many workers train, not 60" in capsys.readouterr().out.replace("\n", " ")
         assert load_run(run_dir).trainer.devices == images
     assert load_settings(run_dir).num_workers == 60

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from scanvit.core.config import Experiment
 from scanvit.core.errors import ConfigError, ScanvitError, UnknownExperimentError, UnknownKeyError
-from scanvit.core.loading import experiment_from_dict, experiment_to_dict, experiment_to_yaml, flatten, load_experiment, parse_yaml, shipped_experiments
+from scanvit.core.loading import (
+    experiment_from_dict,
+    experiment_to_dict,
+    experiment_to_yaml,
+    flatten,
+    load_experiment,
+    parse_yaml,
+    recorded_settings,
+    shipped_experiments,
+)
 
 
 def test_the_defaults_are_the_reference_recipe() -> None:
@@ -141,6 +150,20 @@ def test_any_yaml_content_is_an_experiment_or_a_config_error(values: object) -> 
     if isinstance(content, dict):
         with contextlib.suppress(ConfigError):
             experiment_from_dict(content)
+
+
+def test_recorded_settings_are_as_they_are_in_the_file_and_else_todays(tmp_path: Path) -> None:
+    (tmp_path / "experiment.yaml").write_text("name: mine\ntrainer: {timeout_s: 1000000, gone: 1}\nmodel: {stem_widths: [8, 8]}\n")
+    found = recorded_settings(tmp_path / "experiment.yaml")
+    assert (found["name"], found["trainer.timeout_s"], found["trainer.gone"], found["model.stem_widths"]) == ("mine", 1_000_000, 1, [8, 8])
+    assert found["optimizer.lr"] == Experiment().optimizer.lr
+
+
+@pytest.mark.parametrize("text", ["trainer: &a\n  x: *a\n", "trainer: {x: {y: 1}}\n", "trainer: {x: [[1]]}\n", "a: &a [1]\nb: [*a, *a]\n"])
+def test_recorded_settings_of_a_depth_that_none_has_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="is no value of a setting"):
+        recorded_settings(tmp_path / "experiment.yaml")
 
 
 def test_flatten_names_every_leaf_as_set_takes_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from numba import carray, types
 
 from scanvit.core import object_file
+from scanvit.core.machine_code import MachineCode
 
 _SHARE = numba.cfunc(types.void(types.CPointer(types.int64)))
 _SCRIPT = """
@@ -61,6 +63,29 @@ def test_where_nothing_can_be_kept_each_process_compiles(tmp_path: Path) -> None
     (tmp_path / "scanvit").write_text("a file where the folder would be")
     assert run(tmp_path) == "42 True"
     assert run(tmp_path) == "42 True"
+
+
+def test_on_a_full_disk_it_is_compiled_once_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def compiled() -> dict[str, object]:
+        made.append(1)
+
+        @_SHARE
+        def nothing(given):  # type: ignore[no-untyped-def]
+            given[0] = 0
+
+        return {"nothing": nothing}
+
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code = MachineCode("nothing", [], what="number", takes="a moment")
+    assert code.addresses(["nothing"], compiled, calls={})["nothing"]
+    assert (len(made), [path.name for path in code.folder.iterdir()]) == (1, ["lock"])
 
 
 def test_a_function_that_takes_memory_is_refused() -> None:

@@ -98,3 +98,14 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match=r"trainer.accelerator is 'gpu', but") as caught:
         available_devices("gpu")
     assert caught.value.hint
+
+
+def test_what_is_freed_after_the_imports_is_freed() -> None:
+    """Only modules are kept from the garbage collector: a notebook that trains again and again must not keep every network."""
+    code = (
+        "import gc, weakref; from scanvit.core.runtime import available_devices; available_devices('cpu')\n"
+        "class Cycle: pass\n"
+        "one = Cycle(); one.self = one; found = weakref.ref(one); del one\n"
+        "available_devices('cpu'); gc.collect(); print(found())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "None\n"

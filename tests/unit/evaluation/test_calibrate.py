@@ -29,6 +29,14 @@ def test_what_was_fitted_travels_in_the_checkpoint(make_run: Callable) -> None:
     assert load_model(run.run_dir).calibration == model.calibration
 
 
+def test_it_tells_how_far_it_is(make_run: Callable) -> None:
+    run, told = make_run(), list[tuple[int, int]]()
+    calibrate(load_model(run.run_dir), Pack.open(run.pack), progress=lambda done, n: told.append((done, n)))
+    n = Pack.open(run.pack).size("val") + Pack.open(run.pack).size("train")
+    assert (told[0], told[-1]) == ((0, n), (n, n))
+    assert told == sorted(told)
+
+
 def test_the_temperature_lowers_the_loss_on_val_and_changes_no_answer(make_run: Callable) -> None:
     run = make_run()
     pack = Pack.open(run.pack)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +95,11 @@ def test_without_an_openmp_library_pytorch_does_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cpu_softmax, "_openmp", lambda: None)
     torch.testing.assert_close(softmax_(scores), ours, rtol=2.0**-7, atol=0)
     torch.testing.assert_close(softmax_gradient_(slopes, ours), gradient, rtol=2.0**-6, atol=1e-4)
+
+
+def test_what_numba_is_told_otherwise_costs_the_speed_alone(tmp_path: Path) -> None:
+    code = "import torch; from scanvit.model.cpu_softmax import softmax_; print(softmax_(torch.zeros(1, 4).bfloat16()).tolist())"
+    environment = os.environ | {"NUMBA_OPT": "0", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[0.25, 0.25, 0.25, 0.25]]"
+    assert "PyTorch's softmax is used" in done.stderr

@@ -75,6 +75,16 @@ def test_containers_are_asked_for_all_the_same_where_their_engine_is_named(folde
     assert fake.asked == [True]
 
 
+def test_the_data_of_plain_processes_is_not_said_to_be_deleted_by_another_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = Fake()
+    monkeypatch.setattr(control, "engine_for", lambda state, wanted: fake)
+    (folder / "data").mkdir()
+    with pytest.raises(PlatformStateError, match="the data of plain processes") as caught:
+        control.down(folder, volumes=True, engine="docker")
+    assert "--volumes --native" in (caught.value.hint or "")
+    assert fake.asked == []
+
+
 @pytest.mark.parametrize("profiles", [(), ("mlflow",)], ids=["down", "up"])
 def test_the_data_of_another_engine_is_not_said_to_be_deleted(folder: Path, profiles: tuple[str, ...]) -> None:
     write_state(folder, State(engine="docker", profiles=profiles))
